@@ -1,0 +1,69 @@
+//! What an aggregate is: a pure decision and a pure fold.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::{Context, Event, StreamType, TypedId};
+
+/// One kind of stream with its rules. The state is all that the resource shows, also after its end.
+pub trait Aggregate: Default + Clone + std::fmt::Debug + Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// Its permanent names.
+    const STREAM: StreamType;
+    /// Raised whenever `apply` gives another state for the same events: what was folded before is folded again.
+    const REVISION: i32;
+    /// Its id.
+    type Id: TypedId;
+    /// What can be asked of it.
+    type Command: Send;
+    /// What can have happened to it.
+    type Event: Event;
+    /// Why it may refuse: each variant is a rule that was broken.
+    type Error: std::error::Error + Send + Sync + 'static;
+
+    /// The unique names that the command takes or gives up; they are stored with its events or not at all.
+    fn claims(_command: &Self::Command) -> Vec<ClaimChange> {
+        Vec::new()
+    }
+
+    /// The events that follow from the command, or the rule that forbids it. An empty answer means "already so".
+    fn decide(&self, command: Self::Command, ctx: &Context) -> Result<Vec<Self::Event>, Self::Error>;
+
+    /// The state after the event. Has no rules, cannot fail and never opens what is sealed.
+    fn apply(&mut self, event: Self::Event);
+}
+
+/// What a command does to the names that are unique in a tenant. The executor hashes them; only the hashes are stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClaimChange {
+    /// The stream takes this name, in place of any of that kind that it holds.
+    Take {
+        /// Which kind of name, as stored: `external_id`, `email`.
+        kind: &'static str,
+        /// The name in its canonical form.
+        name: String,
+    },
+    /// The stream gives up its name of that kind.
+    Release {
+        /// Which kind of name.
+        kind: &'static str,
+    },
+    /// The stream gives up every name that it holds.
+    ReleaseAll,
+}
+
+/// The kind of claim behind `ext:` ids; scoped by stream type.
+pub const EXTERNAL_ID: &str = "external_id";
+
+/// The change that a creation with an external id makes.
+pub fn external_id_claim(external_id: Option<&crate::text::ExternalId>) -> Vec<ClaimChange> {
+    external_id.map(|id| ClaimChange::Take { kind: EXTERNAL_ID, name: id.as_str().to_owned() }).into_iter().collect()
+}
+
+/// What a field of a `PATCH` says: absent, null, or a value. Goes with
+/// `#[serde(default, deserialize_with = "patch", skip_serializing_if = "Option::is_none")]`.
+pub type Patch<T> = Option<Option<T>>;
+
+/// Keeps null apart from absent: null is `Some(None)`.
+pub fn patch<'de, T: serde::Deserialize<'de>, D: serde::Deserializer<'de>>(de: D) -> Result<Patch<T>, D::Error> {
+    <Option<T> as serde::Deserialize>::deserialize(de).map(Some)
+}

@@ -1,0 +1,37 @@
+//! What a decision may know besides the state: who asks, for whom, and when.
+
+use chrono::{DateTime, DurationRound, TimeDelta, Utc};
+
+use crate::{AnyId, TenantId};
+
+/// The circumstances of a command.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// The customer of ours that everything in the command belongs to.
+    pub tenant: TenantId,
+    /// The key, user or process that asks.
+    pub actor: AnyId,
+    /// When it happens in the business, in microseconds: an import's own time, else the process's clock.
+    pub occurred_at: DateTime<Utc>,
+    /// The process's clock, in microseconds.
+    pub now: DateTime<Utc>,
+}
+
+impl Context {
+    /// A command that happens now.
+    pub fn new(tenant: TenantId, actor: AnyId, now: DateTime<Utc>) -> Self {
+        let now = micros(now);
+        Self { tenant, actor, occurred_at: now, now }
+    }
+
+    /// The same command, said to have happened at another time.
+    pub fn at(mut self, occurred_at: DateTime<Utc>) -> Self {
+        self.occurred_at = micros(occurred_at);
+        self
+    }
+}
+
+/// Cut to microseconds, which is what the log stores and hashes.
+pub fn micros(time: DateTime<Utc>) -> DateTime<Utc> {
+    time.duration_trunc(TimeDelta::microseconds(1)).unwrap_or(time)
+}
