@@ -25,6 +25,12 @@ pub trait Aggregate: Default + Clone + std::fmt::Debug + Serialize + Deserialize
         Vec::new()
     }
 
+    /// The persons that the command writes about, besides those whose sealed values its events carry. Nothing is written
+    /// about an erased person.
+    fn about(_command: &Self::Command) -> Vec<uuid::Uuid> {
+        Vec::new()
+    }
+
     /// The events that follow from the command, or the rule that forbids it. An empty answer means "already so".
     fn decide(&self, command: Self::Command, ctx: &Context) -> Result<Vec<Self::Event>, Self::Error>;
 

@@ -1,1 +1,35 @@
-//! x
+//! The log in Postgres, ground of both sides: append, read, tail, claims, idempotency.
+//!
+//! Architecture Invariant: all SQL that names the log's tables is in this crate, and positions, sequences and versions
+//! are dense and in commit order, because every append advances the one row of `log_head` first.
+
+mod alone;
+pub mod append;
+pub mod bytes;
+pub mod cqrs;
+pub mod event;
+pub mod fold;
+mod identity;
+mod membership;
+pub mod migrate;
+mod pools;
+mod processes;
+mod read;
+mod relay_cursor;
+mod statement;
+mod store;
+mod tail;
+mod writer;
+
+pub use append::{
+    ApiKeyRow, Append, AppendError, Claim, ClaimKey, Committed, IdempotencyRecord, Release, StreamAppend, SubjectSlot,
+};
+pub use event::{Metadata, NewEvent, RecordedEvent};
+pub use fold::Loaded;
+pub use identity::{ApiKeyRecord, SubjectRow};
+pub use pools::{Credentials, Role, TenantDb, WriteDsn};
+pub use processes::DueProcess;
+pub use read::{EventFilter, Until};
+pub use relay_cursor::RelayCursor;
+pub use store::{EventStore, Leadership, StoreConfig, StoreError, new_id};
+pub use tail::Tail;

@@ -245,6 +245,14 @@ impl Aggregate for Order {
         }
     }
 
+    fn about(command: &OrderCommand) -> Vec<uuid::Uuid> {
+        match command {
+            OrderCommand::Place(place) => vec![place.customer.uuid()],
+            // Money can be given back to a person who was erased; a reason about the person can't be written.
+            OrderCommand::Refund { .. } => Vec::new(),
+        }
+    }
+
     fn decide(&self, command: OrderCommand, _ctx: &Context) -> Result<Vec<OrderEvent>, OrderError> {
         use {OrderCommand as C, OrderError as Error, OrderStatus as S};
         Ok(match (self.status, command) {

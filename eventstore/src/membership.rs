@@ -1,0 +1,121 @@
+//! The running processes of a house. Each renews its row and says which epoch it has seen; one that could not renew
+//! stops opening personal data by itself, so that an erasure need not wait for it for ever.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant};
+
+use sqlx::postgres::PgPool;
+use tokio::sync::Mutex;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use uuid::Uuid;
+
+use crate::store::StoreError;
+use crate::tail::Tail;
+
+/// How often a row is renewed.
+const RENEW: Duration = Duration::from_millis(250);
+/// How long a row is good for; the process itself stops `MARGIN` earlier.
+const GOOD_FOR: Duration = Duration::from_secs(5);
+/// Covers the time between the process's clock reading and Postgres' own.
+const MARGIN: Duration = Duration::from_secs(1);
+
+#[derive(Clone)]
+pub(crate) struct Membership {
+    row: Arc<Row>,
+    _renewer: Arc<DropGuard>,
+}
+
+struct Row {
+    id: Uuid,
+    roles: String,
+    pool: PgPool,
+    begun: Instant,
+    /// Milliseconds after `begun` until which the row is surely good.
+    good_until: AtomicI64,
+    /// Held while renewing, so that leaving is final.
+    left: Mutex<bool>,
+}
+
+impl Membership {
+    pub(crate) async fn join(pool: PgPool, tail: Tail, roles: &str) -> Result<Self, sqlx::Error> {
+        let row = Arc::new(Row {
+            id: Uuid::now_v7(),
+            roles: roles.to_owned(),
+            pool,
+            begun: Instant::now(),
+            good_until: AtomicI64::new(0),
+            left: Mutex::new(false),
+        });
+        // What is reported was known a whole tick ago: whoever was opening something then has finished.
+        let mut seen = tail.epoch();
+        row.renew(seen).await?;
+        let stop = CancellationToken::new();
+        let member = Self { row: row.clone(), _renewer: Arc::new(stop.clone().drop_guard()) };
+        tokio::spawn(async move {
+            let mut ticks = tokio::time::interval(RENEW);
+            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+                if let Err(error) = row.renew(seen).await {
+                    tracing::warn!(%error, "this process could not say that it is running");
+                }
+                seen = tail.epoch();
+            }
+        });
+        Ok(member)
+    }
+
+    pub(crate) fn holds(&self) -> bool {
+        (self.row.begun.elapsed().as_millis() as i64) < self.row.good_until.load(Ordering::SeqCst)
+    }
+
+    pub(crate) async fn all_have_seen(&self, epoch: i64) -> Result<(), StoreError> {
+        loop {
+            let behind: i64 = sqlx::query_scalar(
+                "SELECT count(*) FROM running_processes WHERE epoch_seen < $1 AND expires_at > clock_timestamp()",
+            )
+            .bind(epoch)
+            .fetch_one(&self.row.pool)
+            .await?;
+            if behind == 0 {
+                return Ok(());
+            }
+            tokio::time::sleep(RENEW / 5).await;
+        }
+    }
+
+    pub(crate) async fn leave(&self) {
+        let mut left = self.row.left.lock().await;
+        *left = true;
+        self.row.good_until.store(0, Ordering::SeqCst);
+        let _ = sqlx::query(
+            "DELETE FROM running_processes WHERE id = $1 OR expires_at < clock_timestamp() - interval '1 hour'",
+        )
+        .bind(self.row.id)
+        .execute(&self.row.pool)
+        .await;
+    }
+}
+
+impl Row {
+    async fn renew(&self, epoch: i64) -> Result<(), sqlx::Error> {
+        let left = self.left.lock().await;
+        if *left {
+            return Ok(());
+        }
+        let asked = self.begun.elapsed();
+        sqlx::query(
+            "INSERT INTO running_processes (id, roles, epoch_seen, expires_at)
+             VALUES ($1, $2, $3, clock_timestamp() + make_interval(secs => $4))
+             ON CONFLICT (id) DO UPDATE SET epoch_seen = excluded.epoch_seen, expires_at = excluded.expires_at",
+        )
+        .bind(self.id)
+        .bind(&self.roles)
+        .bind(epoch)
+        .bind(GOOD_FOR.as_secs_f64())
+        .execute(&self.pool)
+        .await?;
+        self.good_until.store((asked + GOOD_FOR - MARGIN).as_millis() as i64, Ordering::SeqCst);
+        Ok(())
+    }
+}

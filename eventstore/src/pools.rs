@@ -1,0 +1,113 @@
+//! One pool a database role. Each role is a login of its own: `SET ROLE` would be undone by an injection.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::{AssertSqlSafe, Postgres, Transaction};
+use uuid::Uuid;
+
+/// The logins of a house.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Owns the tables; migrates.
+    Owner,
+    /// Reads one tenant at a time.
+    Api,
+    /// Appends.
+    Writer,
+    /// Reads events of all tenants: relay, process host, rebuilds.
+    Reader,
+    /// Writes read models.
+    Projector,
+}
+
+impl Role {
+    /// The login in Postgres.
+    pub fn login(self) -> &'static str {
+        match self {
+            Self::Owner => "annals_owner",
+            Self::Api => "annals_api",
+            Self::Writer => "annals_writer",
+            Self::Reader => "annals_reader",
+            Self::Projector => "annals_projector",
+        }
+    }
+}
+
+/// The passwords of the logins.
+#[derive(Clone, Debug)]
+pub struct Credentials {
+    /// Of `annals_owner`; only needed to migrate.
+    pub owner: Option<SecretString>,
+    /// Of `annals_api`.
+    pub api: SecretString,
+    /// Of `annals_writer`.
+    pub writer: SecretString,
+    /// Of `annals_reader`.
+    pub reader: SecretString,
+    /// Of `annals_projector`.
+    pub projector: SecretString,
+}
+
+/// Where a database is, and how each role gets in.
+#[derive(Clone, Debug)]
+pub struct WriteDsn {
+    /// `postgres://host:port/database`, without a user.
+    pub url: String,
+    /// The logins' passwords.
+    pub credentials: Credentials,
+}
+
+impl WriteDsn {
+    /// The connection options of a role; an error where the URL is none.
+    pub fn options(&self, role: Role) -> Result<PgConnectOptions, sqlx::Error> {
+        let password = match role {
+            Role::Owner => self.credentials.owner.as_ref(),
+            Role::Api => Some(&self.credentials.api),
+            Role::Writer => Some(&self.credentials.writer),
+            Role::Reader => Some(&self.credentials.reader),
+            Role::Projector => Some(&self.credentials.projector),
+        };
+        let options = PgConnectOptions::from_str(&self.url)?
+            .username(role.login())
+            .application_name(role.login())
+            .options([("idle_in_transaction_session_timeout", "30s"), ("lock_timeout", "20s")]);
+        Ok(match password {
+            Some(password) => options.password(password.expose_secret()),
+            None => options,
+        })
+    }
+
+    /// A pool of at most `size` connections of a role, opened when first needed.
+    pub fn pool(&self, role: Role, size: u32, settings: &[(&str, &str)]) -> Result<PgPool, sqlx::Error> {
+        let options = self.options(role)?.options(settings.iter().copied());
+        let pool = PgPoolOptions::new().max_connections(size).acquire_timeout(Duration::from_secs(10));
+        Ok(pool.test_before_acquire(false).connect_lazy_with(options))
+    }
+}
+
+/// The pool that handlers reach: nothing can be read through it but the rows of the tenant that is named.
+#[derive(Clone, Debug)]
+pub struct TenantDb {
+    pool: PgPool,
+}
+
+impl TenantDb {
+    /// Over a pool of `annals_api`.
+    pub fn new(pool: PgPool) -> Self {
+        Self { pool }
+    }
+
+    /// A read-only transaction in which row-level security shows one tenant alone.
+    pub async fn begin(&self, tenant: Uuid) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+        // One round trip; a UUID's text can't carry SQL.
+        let begin = format!("BEGIN READ ONLY; SET LOCAL annals.tenant = '{tenant}'");
+        self.pool.begin_with(AssertSqlSafe(begin)).await
+    }
+
+    pub(crate) fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+}

@@ -1,0 +1,202 @@
+//! Reading the log: all of it in ranges of positions, one tenant's history, one stream.
+//!
+//! Long reads go in ranges, each a statement of its own: one long transaction would keep dead versions of the head alive.
+
+use chrono::{DateTime, Utc};
+use sqlx::postgres::PgRow;
+use sqlx::{AssertSqlSafe, Row};
+use uuid::Uuid;
+
+use crate::event::RecordedEvent;
+use crate::store::{EventStore, StoreError};
+
+const EVENT: &str = "SELECT position, tenant_id, sequence, stream_id, stream_type, version, event_id, event_type, \
+    schema_version, subjects, actor, occurred_at, recorded_at, payload, metadata FROM events";
+
+/// How much of a stream is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// All of it.
+    End,
+    /// Up to and with this version.
+    Version(i64),
+    /// Up to and with this sequence of the tenant.
+    Sequence(i64),
+}
+
+/// Which events of a tenant's history are wanted.
+#[derive(Clone, Debug, Default)]
+pub struct EventFilter {
+    /// Exactly this type.
+    pub event_type: Option<String>,
+    /// Only this stream.
+    pub stream: Option<Uuid>,
+}
+
+impl EventStore {
+    /// Events after a position, in order, at most `limit`. Positions are dense: what is not there is not committed.
+    pub async fn read_log(&self, after: i64, limit: i64) -> Result<Vec<RecordedEvent>, StoreError> {
+        let sql = format!("{EVENT} WHERE position > $1 AND position <= $1 + $2 ORDER BY position");
+        let rows = sqlx::query(AssertSqlSafe(sql)).bind(after).bind(limit).fetch_all(&self.inner.reading).await?;
+        Ok(rows.iter().map(event).collect::<Result<_, _>>()?)
+    }
+
+    /// Events of one stream after a version, in order, at most `limit`.
+    pub async fn read_stream(
+        &self,
+        tenant: Uuid,
+        stream: Uuid,
+        after: i64,
+        until: Until,
+        limit: i64,
+    ) -> Result<Vec<RecordedEvent>, StoreError> {
+        let (version, sequence) = match until {
+            Until::End => (i64::MAX, i64::MAX),
+            Until::Version(version) => (version, i64::MAX),
+            Until::Sequence(sequence) => (i64::MAX, sequence),
+        };
+        let sql = format!(
+            "{EVENT} WHERE tenant_id = $1 AND stream_id = $2 AND version > $3 AND version <= $4 AND sequence <= $5
+             ORDER BY version LIMIT $6"
+        );
+        let mut tx = self.inner.tenants.begin(tenant).await?;
+        let rows = sqlx::query(AssertSqlSafe(sql))
+            .bind(tenant)
+            .bind(stream)
+            .bind(after)
+            .bind(version)
+            .bind(sequence)
+            .bind(limit)
+            .fetch_all(&mut *tx)
+            .await?;
+        tx.commit().await?;
+        Ok(rows.iter().map(event).collect::<Result<_, _>>()?)
+    }
+
+    /// A stream's history, newest first: events below a version, at most `limit`.
+    pub async fn read_stream_back(
+        &self,
+        tenant: Uuid,
+        stream: Uuid,
+        below: i64,
+        limit: i64,
+    ) -> Result<Vec<RecordedEvent>, StoreError> {
+        let sql =
+            format!("{EVENT} WHERE tenant_id = $1 AND stream_id = $2 AND version < $3 ORDER BY version DESC LIMIT $4");
+        let mut tx = self.inner.tenants.begin(tenant).await?;
+        let rows = sqlx::query(AssertSqlSafe(sql))
+            .bind(tenant)
+            .bind(stream)
+            .bind(below)
+            .bind(limit)
+            .fetch_all(&mut *tx)
+            .await?;
+        tx.commit().await?;
+        Ok(rows.iter().map(event).collect::<Result<_, _>>()?)
+    }
+
+    /// One range of a tenant's history: the sequences in `(after, after + span]` that pass the filter, at most `limit`.
+    /// The caller goes on after the last one that it got, or after the range where it got fewer.
+    pub async fn read_tenant(
+        &self,
+        tenant: Uuid,
+        after: i64,
+        span: i64,
+        filter: &EventFilter,
+        limit: i64,
+    ) -> Result<Vec<RecordedEvent>, StoreError> {
+        let sql = format!(
+            "{EVENT} WHERE tenant_id = $1 AND sequence > $2 AND sequence <= $3
+             AND ($4::text IS NULL OR event_type = $4) AND ($5::uuid IS NULL OR stream_id = $5) ORDER BY sequence LIMIT $6"
+        );
+        let mut tx = self.inner.tenants.begin(tenant).await?;
+        let rows = sqlx::query(AssertSqlSafe(sql))
+            .bind(tenant)
+            .bind(after)
+            .bind(after.saturating_add(span))
+            .bind(filter.event_type.as_deref())
+            .bind(filter.stream)
+            .bind(limit)
+            .fetch_all(&mut *tx)
+            .await?;
+        tx.commit().await?;
+        Ok(rows.iter().map(event).collect::<Result<_, _>>()?)
+    }
+
+    /// The last sequence of a tenant; 0 where it has none.
+    pub async fn tenant_head(&self, tenant: Uuid) -> Result<i64, StoreError> {
+        let mut tx = self.inner.tenants.begin(tenant).await?;
+        let head: Option<i64> = sqlx::query_scalar("SELECT sequence FROM tenant_heads WHERE tenant_id = $1")
+            .bind(tenant)
+            .fetch_optional(&mut *tx)
+            .await?;
+        tx.commit().await?;
+        Ok(head.unwrap_or_default())
+    }
+
+    /// The highest sequence that was recorded at or before a time; 0 where there is none. Recorded times never fall as
+    /// sequences rise, so a binary search over the tenant's history finds it without an index of its own.
+    pub async fn sequence_at(&self, tenant: Uuid, time: DateTime<Utc>) -> Result<i64, StoreError> {
+        let mut tx = self.inner.tenants.begin(tenant).await?;
+        let head: Option<i64> = sqlx::query_scalar("SELECT sequence FROM tenant_heads WHERE tenant_id = $1")
+            .bind(tenant)
+            .fetch_optional(&mut *tx)
+            .await?;
+        let (mut low, mut high) = (0, head.unwrap_or_default());
+        while low < high {
+            let middle = high - (high - low) / 2;
+            let recorded: DateTime<Utc> =
+                sqlx::query_scalar("SELECT recorded_at FROM events WHERE tenant_id = $1 AND sequence = $2")
+                    .bind(tenant)
+                    .bind(middle)
+                    .fetch_one(&mut *tx)
+                    .await?;
+            if recorded <= time {
+                low = middle;
+            } else {
+                high = middle - 1;
+            }
+        }
+        tx.commit().await?;
+        Ok(low)
+    }
+
+    /// The version that a stream stands at; 0 where there is none.
+    pub async fn stream_version(&self, tenant: Uuid, stream: Uuid) -> Result<i64, StoreError> {
+        let mut tx = self.inner.tenants.begin(tenant).await?;
+        let version: Option<i64> =
+            sqlx::query_scalar("SELECT max(version) FROM events WHERE tenant_id = $1 AND stream_id = $2")
+                .bind(tenant)
+                .bind(stream)
+                .fetch_one(&mut *tx)
+                .await?;
+        tx.commit().await?;
+        Ok(version.unwrap_or_default())
+    }
+
+    /// The incarnation of the log that is being written: its number and its first position.
+    pub async fn incarnation(&self) -> Result<(i64, i64), StoreError> {
+        let row = sqlx::query_as("SELECT id, first_position FROM log_incarnations ORDER BY id DESC LIMIT 1");
+        Ok(row.fetch_one(&self.inner.reading).await?)
+    }
+}
+
+fn event(row: &PgRow) -> Result<RecordedEvent, sqlx::Error> {
+    Ok(RecordedEvent {
+        position: row.try_get(0)?,
+        tenant_id: row.try_get(1)?,
+        sequence: row.try_get(2)?,
+        stream_id: row.try_get(3)?,
+        stream_type: row.try_get(4)?,
+        version: row.try_get(5)?,
+        event_id: row.try_get(6)?,
+        event_type: row.try_get(7)?,
+        schema_version: row.try_get(8)?,
+        subjects: row.try_get(9)?,
+        actor: row.try_get(10)?,
+        occurred_at: row.try_get(11)?,
+        recorded_at: row.try_get(12)?,
+        payload: row.try_get(13)?,
+        metadata: row.try_get(14)?,
+    })
+}

@@ -1,0 +1,161 @@
+//! The log as one value: a cheap handle to its writer, its readers and what this process knows of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::postgres::PgPool;
+use uuid::Uuid;
+
+use crate::append::{Append, AppendError, Committed};
+use crate::membership::Membership;
+use crate::pools::{Role, TenantDb, WriteDsn};
+use crate::tail::Tail;
+use crate::writer::Writer;
+
+/// What a store needs to know.
+#[derive(Clone, Debug)]
+pub struct StoreConfig {
+    /// Where the log is.
+    pub dsn: WriteDsn,
+    /// What this process does, for the operator who looks at `running_processes`.
+    pub roles: String,
+    /// How often the head is looked at for what other processes append.
+    pub poll: Duration,
+    /// The most connections that readers may have.
+    pub readers: u32,
+}
+
+/// Postgres could not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// What the driver said.
+    #[error("the event store does not answer")]
+    Database(#[from] sqlx::Error),
+    /// An event that this binary can't read.
+    #[error("an event can't be read")]
+    Decode(#[from] domain::DecodeError),
+}
+
+/// A handle to the log; clones share everything.
+#[derive(Clone)]
+pub struct EventStore {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) writer: Writer,
+    /// Of `annals_writer`, for what is written beside appends.
+    pub(crate) writing: PgPool,
+    pub(crate) reading: PgPool,
+    pub(crate) tenants: TenantDb,
+    pub(crate) tail: Tail,
+    pub(crate) membership: Membership,
+}
+
+impl std::fmt::Debug for EventStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("EventStore")
+    }
+}
+
+impl EventStore {
+    /// Connects, announces this process to the others and starts the writer and the tail.
+    pub async fn connect(config: StoreConfig) -> Result<Self, StoreError> {
+        let dsn = &config.dsn;
+        // Planning is the first cost of a small batch; the statement's plan never depends on its parameters.
+        let appending =
+            dsn.pool(Role::Writer, 2, &[("plan_cache_mode", "force_generic_plan"), ("statement_timeout", "30s")])?;
+        let writing = dsn.pool(Role::Writer, 4, &[("statement_timeout", "30s")])?;
+        let reading = dsn.pool(Role::Reader, config.readers, &[("statement_timeout", "120s")])?;
+        let tenants = TenantDb::new(dsn.pool(Role::Api, config.readers, &[("statement_timeout", "30s")])?);
+        sqlx::query("SELECT turn_idempotency_days()").execute(&writing).await?;
+        let tail = Tail::start(reading.clone(), config.poll).await?;
+        let membership = Membership::join(writing.clone(), tail.clone(), &config.roles).await?;
+        let writer = Writer::start(appending, tail.clone());
+        Ok(Self { inner: Arc::new(Inner { writer, writing, reading, tenants, tail, membership }) })
+    }
+
+    /// Appends, in one commit with whatever else waits. On any error nothing is stored.
+    pub async fn append(&self, append: Append) -> Result<Committed, AppendError> {
+        self.inner.writer.append(append).await
+    }
+
+    /// The pool that shows one tenant at a time.
+    pub fn tenants(&self) -> &TenantDb {
+        &self.inner.tenants
+    }
+
+    /// What this process knows of the log's end.
+    pub fn tail(&self) -> &Tail {
+        &self.inner.tail
+    }
+
+    /// The newest epoch that this process knows: it rises with every tombstone.
+    pub fn epoch(&self) -> i64 {
+        self.inner.tail.epoch()
+    }
+
+    /// False once this process could not renew its row: another may be destroying keys, so nothing may be opened.
+    pub fn may_open(&self) -> bool {
+        self.inner.membership.holds()
+    }
+
+    /// Waits until every running process has seen this epoch.
+    pub async fn all_have_seen(&self, epoch: i64) -> Result<(), StoreError> {
+        self.inner.membership.all_have_seen(epoch).await
+    }
+
+    /// Takes this process's row away, so that nobody waits for it.
+    pub async fn leave(&self) {
+        self.inner.membership.leave().await;
+    }
+
+    /// Whether Postgres answers.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        sqlx::query("SELECT 1").execute(&self.inner.writing).await?;
+        Ok(())
+    }
+
+    /// Tries to become the only process of the house with that task. The lock is held as long as the guard lives and its
+    /// connection does; `None` where another process has it.
+    pub async fn lead(&self, task: &str) -> Result<Option<Leadership>, StoreError> {
+        let mut conn = self.inner.reading.acquire().await?.detach();
+        let key = task_key(task);
+        let won: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock($1)").bind(key).fetch_one(&mut conn).await?;
+        Ok(won.then_some(Leadership { conn }))
+    }
+
+    /// Makes the idempotency tables of the next days and drops the old ones.
+    pub async fn turn_idempotency_days(&self) -> Result<(), StoreError> {
+        sqlx::query("SELECT turn_idempotency_days()").execute(&self.inner.writing).await?;
+        Ok(())
+    }
+}
+
+/// Proof that this process alone has a task, as long as its connection lives.
+#[derive(Debug)]
+pub struct Leadership {
+    conn: sqlx::PgConnection,
+}
+
+impl Leadership {
+    /// Whether the lock is still ours; an error means that the connection, and so the lock, is gone.
+    pub async fn confirm(&mut self) -> Result<(), StoreError> {
+        sqlx::query("SELECT 1").execute(&mut self.conn).await?;
+        Ok(())
+    }
+}
+
+/// The advisory lock's number of a task, in a range of our own.
+fn task_key(task: &str) -> i64 {
+    use sha2::Digest;
+    let hash: [u8; 32] = sha2::Sha256::digest(format!("annals task {task}")).into();
+    let mut first = [0; 8];
+    first.copy_from_slice(&hash[..8]);
+    i64::from_be_bytes(first)
+}
+
+/// A fresh UUIDv7.
+pub fn new_id() -> Uuid {
+    Uuid::now_v7()
+}

@@ -1,0 +1,83 @@
+//! What this process knows of the log's end: told at once by its own writer, polled for what others append.
+//!
+//! NOTIFY inside the append would cost most of its throughput, so nobody is notified.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use sqlx::postgres::PgPool;
+use tokio::sync::watch;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+/// A handle; clones share what is known.
+#[derive(Clone, Debug)]
+pub struct Tail {
+    position: Arc<watch::Sender<i64>>,
+    epoch: Arc<AtomicI64>,
+    _poller: Arc<DropGuard>,
+}
+
+impl Tail {
+    /// Reads the head and goes on looking at it every `poll`.
+    pub(crate) async fn start(pool: PgPool, poll: Duration) -> Result<Self, sqlx::Error> {
+        let (position, epoch) = head(&pool).await?;
+        let stop = CancellationToken::new();
+        let tail = Self {
+            position: Arc::new(watch::Sender::new(position)),
+            epoch: Arc::new(AtomicI64::new(epoch)),
+            _poller: Arc::new(stop.clone().drop_guard()),
+        };
+        let (positions, epochs) = (Arc::downgrade(&tail.position), tail.epoch.clone());
+        tokio::spawn(async move {
+            let mut ticks = tokio::time::interval(poll);
+            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+                let Some(positions) = positions.upgrade() else { break };
+                if let Ok((position, epoch)) = head(&pool).await {
+                    epochs.fetch_max(epoch, Ordering::SeqCst);
+                    positions.send_if_modified(|known| raise(known, position));
+                }
+            }
+        });
+        Ok(tail)
+    }
+
+    /// The last position that this process knows to be committed.
+    pub fn position(&self) -> i64 {
+        *self.position.borrow()
+    }
+
+    /// Waits until the log has gone past `position`, and gives its end.
+    pub async fn past(&self, position: i64) -> i64 {
+        let mut watch = self.position.subscribe();
+        match watch.wait_for(|end| *end > position).await {
+            Ok(end) => *end,
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    pub(crate) fn epoch(&self) -> i64 {
+        self.epoch.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn learn_position(&self, position: i64) {
+        self.position.send_if_modified(|known| raise(known, position));
+    }
+
+    pub(crate) fn learn_epoch(&self, epoch: i64) {
+        self.epoch.fetch_max(epoch, Ordering::SeqCst);
+    }
+}
+
+fn raise(known: &mut i64, position: i64) -> bool {
+    let higher = position > *known;
+    if higher {
+        *known = position;
+    }
+    higher
+}
+
+async fn head(pool: &PgPool) -> Result<(i64, i64), sqlx::Error> {
+    sqlx::query_as("SELECT position, epoch FROM log_head").fetch_one(pool).await
+}
