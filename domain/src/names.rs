@@ -73,9 +73,6 @@ scopes! {
     PERSONAL_READ = "personal:read", "Sees personal fields in the clear; without it they are null.";
     ANALYTICS_READ = "analytics:read", "Reads reports and key figures.";
     AUDIT_READ = "audit:read", "Reads the audit trail and the event history.";
-    TENANCY_READ = "tenancy:read", "Reads the tenant itself.";
-    IDENTITY_READ = "identity:read", "Reads the API keys, without their secrets.";
-    IDENTITY_WRITE = "identity:write", "Creates and revokes API keys.";
 }
 
 /// The scope of that name, if there is one.

@@ -71,7 +71,7 @@ enum Outcome {
     Committed(Vec<Committed>),
     EpochChanged,
     /// A version, a name, a key or a byte in it is refused: look at each.
-    Refused(String),
+    Refused,
     /// Whether it was committed is unknown.
     Lost,
 }
@@ -123,7 +123,7 @@ impl Worker {
             }
             match self.try_statement(epoch, &part.iter().map(|job| &job.append).collect::<Vec<_>>()).await {
                 Outcome::Committed(all) => self.answer(part, all),
-                Outcome::Refused(_) => {
+                Outcome::Refused => {
                     let right = part.split_off(part.len() / 2);
                     parts.push(right);
                     parts.push(part);
@@ -140,7 +140,7 @@ impl Worker {
     async fn commit_single(&self, epoch: i64, job: Job) {
         match self.try_statement(epoch, &[&job.append]).await {
             Outcome::Committed(all) => self.answer(vec![job], all),
-            Outcome::EpochChanged | Outcome::Refused(_) | Outcome::Lost => self.commit_alone(job).await,
+            Outcome::EpochChanged | Outcome::Refused | Outcome::Lost => self.commit_alone(job).await,
         }
     }
 
@@ -152,7 +152,7 @@ impl Worker {
         match attempt.await {
             Ok(Some(committed)) => Outcome::Committed(committed),
             Ok(None) => Outcome::EpochChanged,
-            Err(error) if is_data_error(&error) => Outcome::Refused(error.to_string()),
+            Err(error) if is_data_error(&error) => Outcome::Refused,
             Err(error) => {
                 tracing::warn!(%error, "the outcome of a batch is unknown; each of its appends is submitted again");
                 Outcome::Lost
