@@ -1,0 +1,61 @@
+# shellcheck shell=bash
+# PostgreSQL and Kafka of an instance, started and stopped together.
+
+# services_begin starts both in the background, so that a build can go on meanwhile; services_await joins them.
+services_begin() {
+    kafka_jars
+    instance_prepare
+    postgres_up &
+    STARTING=($!)
+    kafka_up &
+    STARTING+=($!)
+}
+
+services_await() {
+    local failed='' pid
+    for pid in "${STARTING[@]}"; do wait "$pid" || failed=1; done
+    STARTING=()
+    [[ -z $failed ]] || die "a service did not start; what it said is above"
+}
+
+services_stop() {
+    kafka_stop &
+    postgres_stop
+    wait
+}
+
+bring_up_services() {
+    require_programs services
+    instance_lock
+    services_begin
+    services_await
+    instance_unlock
+}
+
+# The tests' services are new each time: what a killed run has left behind must not change the next one's outcome.
+# `up --test` leaves them up on purpose; then the tests use them as they are.
+test_services_up() {
+    if [[ -e $INSTANCE_DIR/keep ]] && postgres_running && kafka_running; then
+        say "Using the services that ./dev up --test has left up"
+    else
+        rm -f "$INSTANCE_DIR/keep"
+        services_stop
+        test_data_remove
+    fi
+    services_begin
+    services_await
+}
+
+test_services_keep() {
+    require_programs services
+    instance_lock
+    test_services_up
+    : >"$INSTANCE_DIR/keep"
+    instance_unlock
+    say "For a shell: eval \"\$(./dev env test)\""
+}
+
+test_data_remove() {
+    rm -rf "$INSTANCE_DIR/keys" "$INSTANCE_DIR/keys-copy" "$KAFKA_DIR/data"
+    [[ -z $POSTGRES_DATA ]] || rm -rf "$POSTGRES_DATA"
+}
