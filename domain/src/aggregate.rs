@@ -14,7 +14,7 @@ pub trait Aggregate: Default + Clone + std::fmt::Debug + Serialize + Deserialize
     /// Its id.
     type Id: TypedId;
     /// What can be asked of it.
-    type Command: Send;
+    type Command: Clone + Send + Sync;
     /// What can have happened to it.
     type Event: Event;
     /// Why it may refuse: each variant is a rule that was broken.
@@ -31,6 +31,11 @@ pub trait Aggregate: Default + Clone + std::fmt::Debug + Serialize + Deserialize
         Vec::new()
     }
 
+    /// The person whose erasure the command begins: from its commit on nothing is written about that person.
+    fn tombstone(_command: &Self::Command) -> Option<uuid::Uuid> {
+        None
+    }
+
     /// The events that follow from the command, or the rule that forbids it. An empty answer means "already so".
     fn decide(&self, command: Self::Command, ctx: &Context) -> Result<Vec<Self::Event>, Self::Error>;
 
@@ -41,12 +46,14 @@ pub trait Aggregate: Default + Clone + std::fmt::Debug + Serialize + Deserialize
 /// What a command does to the names that are unique in a tenant. The executor hashes them; only the hashes are stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClaimChange {
-    /// The stream takes this name, in place of any of that kind that it holds.
+    /// The stream takes this name.
     Take {
         /// Which kind of name, as stored: `external_id`, `email`.
         kind: &'static str,
         /// The name in its canonical form.
         name: String,
+        /// Whether the stream may hold another of that kind, which it then gives up.
+        replaces: bool,
     },
     /// The stream gives up its name of that kind.
     Release {
@@ -62,7 +69,10 @@ pub const EXTERNAL_ID: &str = "external_id";
 
 /// The change that a creation with an external id makes.
 pub fn external_id_claim(external_id: Option<&crate::text::ExternalId>) -> Vec<ClaimChange> {
-    external_id.map(|id| ClaimChange::Take { kind: EXTERNAL_ID, name: id.as_str().to_owned() }).into_iter().collect()
+    external_id
+        .map(|id| ClaimChange::Take { kind: EXTERNAL_ID, name: id.as_str().to_owned(), replaces: false })
+        .into_iter()
+        .collect()
 }
 
 /// What a field of a `PATCH` says: absent, null, or a value. Goes with

@@ -105,6 +105,15 @@ impl EventStore {
         self.inner.membership.all_have_seen(epoch).await
     }
 
+    /// Makes every process of the house forget the keys that it remembers; gives the new epoch.
+    pub async fn raise_epoch(&self) -> Result<i64, StoreError> {
+        let epoch = sqlx::query_scalar("UPDATE log_head SET epoch = epoch + 1 RETURNING epoch")
+            .fetch_one(&self.inner.writing)
+            .await?;
+        self.inner.tail.learn_epoch(epoch);
+        Ok(epoch)
+    }
+
     /// Takes this process's row away, so that nobody waits for it.
     pub async fn leave(&self) {
         self.inner.membership.leave().await;

@@ -51,9 +51,11 @@ impl Tail {
     /// Waits until the log has gone past `position`, and gives its end.
     pub async fn past(&self, position: i64) -> i64 {
         let mut watch = self.position.subscribe();
-        match watch.wait_for(|end| *end > position).await {
-            Ok(end) => *end,
-            Err(_) => std::future::pending().await,
+        // The guard that `wait_for` gives must not live across another await.
+        let found = watch.wait_for(|end| *end > position).await.map(|end| *end).ok();
+        match found {
+            Some(end) => end,
+            None => std::future::pending().await,
         }
     }
 

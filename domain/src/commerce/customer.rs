@@ -77,6 +77,8 @@ pub enum CustomerCommand {
     },
     /// Let nothing more be written about the person; the keys go next.
     BeginErasure {
+        /// Its id.
+        subject: CustomerId,
         /// The request that it follows from.
         request: PrivacyRequestId,
     },
@@ -150,17 +152,24 @@ impl Aggregate for Customer {
     type Error = CustomerError;
 
     fn claims(command: &CustomerCommand) -> Vec<ClaimChange> {
-        let email_claim = |email: &Email| ClaimChange::Take { kind: EMAIL, name: email.canonical() };
+        let take = |email: &Email, replaces| ClaimChange::Take { kind: EMAIL, name: email.canonical(), replaces };
         match command {
             CustomerCommand::Create { new, .. } => {
                 let mut claims = external_id_claim(new.external_id.as_ref());
-                claims.extend(new.email.as_ref().map(email_claim));
+                claims.extend(new.email.as_ref().map(|email| take(email, false)));
                 claims
             }
-            CustomerCommand::Change { email: Some(Some(email)), .. } => vec![email_claim(email)],
+            CustomerCommand::Change { email: Some(Some(email)), .. } => vec![take(email, true)],
             CustomerCommand::Change { email: Some(None), .. } => vec![ClaimChange::Release { kind: EMAIL }],
             CustomerCommand::BeginErasure { .. } => vec![ClaimChange::ReleaseAll],
             CustomerCommand::Change { email: None, .. } | CustomerCommand::CompleteErasure => Vec::new(),
+        }
+    }
+
+    fn tombstone(command: &CustomerCommand) -> Option<uuid::Uuid> {
+        match command {
+            CustomerCommand::BeginErasure { subject, .. } => Some(subject.uuid()),
+            _ => None,
         }
     }
 
@@ -182,7 +191,7 @@ impl Aggregate for Customer {
                 country,
             }],
             (S::Erased, C::Change { .. }) => return Err(Error::Erased),
-            (S::Active, C::BeginErasure { request }) => vec![E::ErasureBegun { request }],
+            (S::Active, C::BeginErasure { request, .. }) => vec![E::ErasureBegun { request }],
             (S::Erased, C::BeginErasure { .. }) => vec![],
             (S::Active, C::CompleteErasure) => return Err(Error::ErasureNotBegun),
             (S::Erased, C::CompleteErasure) => vec![E::Erased],
@@ -267,7 +276,8 @@ mod tests {
 
     #[test]
     fn an_erased_customer_takes_no_change_and_is_erased_once() {
-        let begin = || CustomerCommand::BeginErasure { request: PrivacyRequestId::from(Uuid::from_u128(9)) };
+        let begin =
+            || CustomerCommand::BeginErasure { subject: id(), request: PrivacyRequestId::from(Uuid::from_u128(9)) };
         given([created()]).when_then(begin(), [begun()]);
         given([created(), begun()]).when_then(begin(), []);
         given([created(), begun()]).when_refused(change_country(Some(None)), CustomerError::Erased);

@@ -1,0 +1,128 @@
+//! What surrounds a command: who asks and how, and what comes back.
+
+use domain::Context;
+use eventstore::{ApiKeyRow, Loaded, Metadata};
+use uuid::Uuid;
+
+/// A command's circumstances, and what shall be stored in the same commit as its events.
+#[derive(Clone, Debug)]
+pub struct CommandContext {
+    /// Who asks, for whom, when.
+    pub ctx: Context,
+    /// `context.aggregate.command`, as it stands in the metadata and in traces.
+    pub name: &'static str,
+    /// Where the command came from; the executor adds the name.
+    pub metadata: Metadata,
+    /// The version that the caller has seen, where it insists on that.
+    pub if_match: Option<i64>,
+    /// The caller's key, where it gave one.
+    pub idempotency: Option<Keyed>,
+    /// The id was made for this command: there is no stream to load.
+    pub fresh: bool,
+    /// The id under which a process sends the command.
+    pub process_command: Option<Uuid>,
+    /// What authentication must find once the command is committed.
+    pub api_key: Option<ApiKeyRow>,
+}
+
+impl CommandContext {
+    /// A command without a key, a condition or a process behind it.
+    pub fn new(ctx: Context, name: &'static str) -> Self {
+        Self {
+            ctx,
+            name,
+            metadata: Metadata::default(),
+            if_match: None,
+            idempotency: None,
+            fresh: false,
+            process_command: None,
+            api_key: None,
+        }
+    }
+
+    /// The command creates the stream whose id was just made.
+    pub fn creating(mut self) -> Self {
+        self.fresh = true;
+        self
+    }
+}
+
+/// A caller's idempotency key and what it stands for, both as keyed hashes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Keyed {
+    /// Hash of principal, operation and the caller's key.
+    pub key: [u8; 32],
+    /// Which item of a batch; 0 for a single request.
+    pub item: i32,
+    /// Hash of the operation and the canonical body (RFC 8785).
+    pub fingerprint: [u8; 32],
+    /// The HTTP status that a success is answered with.
+    pub status: i16,
+}
+
+/// How a command went.
+#[derive(Clone, Debug)]
+pub struct Receipt<A: domain::Aggregate> {
+    /// The stream.
+    pub id: A::Id,
+    /// The state after the command, personal values sealed.
+    pub loaded: Loaded<A>,
+    /// The tenant's sequence to wait for, to see the command in a read model.
+    pub sequence: i64,
+    /// Whether the answer is that of an earlier request with the same key.
+    pub replayed: bool,
+    /// Whether anything was appended.
+    pub changed: bool,
+    /// The HTTP status of the first answer, where the request had a key.
+    pub status: Option<i16>,
+}
+
+/// Why a command had no effect.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecuteError<E> {
+    /// A rule of the aggregate.
+    #[error("a rule forbids it")]
+    Rule(#[source] E),
+    /// The caller has not seen the newest version.
+    #[error("the stream stands at version {actual}")]
+    VersionConflict {
+        /// Where it stands.
+        actual: i64,
+    },
+    /// Another stream has the name.
+    #[error("the name is taken")]
+    NameTaken {
+        /// `commerce.customer.email`.
+        kind: String,
+        /// Who has it.
+        holder: Uuid,
+    },
+    /// The key stands for another request.
+    #[error("the idempotency key was used for another request")]
+    KeyReused,
+    /// The first request with that key is still being carried out.
+    #[error("a request with that idempotency key is being carried out")]
+    KeyInProgress,
+    /// The person was erased.
+    #[error("the person was erased")]
+    SubjectErased,
+    /// More than one event may hold.
+    #[error("an event would have {bytes} bytes, more than the log takes")]
+    TooLarge {
+        /// How many.
+        bytes: usize,
+    },
+    /// The store refuses the bytes.
+    #[error("the store refuses the data: {0}")]
+    Refused(String),
+    /// Something that it needs does not answer.
+    #[error("not available")]
+    Unavailable,
+}
+
+impl<E> From<eventstore::StoreError> for ExecuteError<E> {
+    fn from(error: eventstore::StoreError) -> Self {
+        tracing::error!(error = &error as &dyn std::error::Error, "the event store failed a command");
+        Self::Unavailable
+    }
+}

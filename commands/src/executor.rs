@@ -1,0 +1,370 @@
+//! Carries commands out: state, decision, sealing, append. Only what is committed is answered or remembered.
+
+use chrono::{DateTime, Utc};
+use domain::aggregate::ClaimChange;
+use domain::{Aggregate, Event, TenantId, TypedId};
+use eventstore::{
+    Append, AppendError, Claim, EventStore, IdempotencyRecord, Loaded, NewEvent, Release, StoreError, StreamAppend,
+    Until, new_id,
+};
+use uuid::Uuid;
+
+use crate::cache::{InFlight, StreamCache, state};
+use crate::context::{CommandContext, ExecuteError, Receipt};
+use crate::vault::{Vault, VaultError};
+
+/// How often a command is decided anew when others append first; beyond it the stream is too contended to go on.
+const ATTEMPTS: usize = 50;
+
+/// The write side's one way in; clones share the cache.
+#[derive(Clone)]
+pub struct Executor {
+    pub(crate) store: EventStore,
+    pub(crate) vault: Vault,
+    pub(crate) cache: StreamCache,
+    pub(crate) in_flight: InFlight,
+}
+
+/// When a process of that state has something to do.
+pub(crate) type Wake<A> = fn(&A, DateTime<Utc>) -> Option<DateTime<Utc>>;
+
+/// What an attempt to commit a decision came to.
+enum Attempt<A: Aggregate> {
+    Committed(Loaded<A>, i64),
+    /// Decide again on the stream's newest state.
+    Again,
+    /// Another request with the same key was first.
+    Duplicate(IdempotencyRecord),
+    /// The process's command was carried out before.
+    AlreadySent,
+}
+
+impl Executor {
+    /// Over a log and the vault beside it.
+    pub fn new(store: EventStore, vault: Vault) -> Self {
+        Self { store, vault, cache: StreamCache::new(), in_flight: InFlight::default() }
+    }
+
+    /// The keys of persons and tenants.
+    pub fn vault(&self) -> &Vault {
+        &self.vault
+    }
+
+    /// The log.
+    pub fn store(&self) -> &EventStore {
+        &self.store
+    }
+
+    /// Carries a command out. Races are settled inside; a keyed duplicate is answered like the first.
+    pub async fn execute<A: Aggregate>(
+        &self,
+        cc: CommandContext,
+        id: A::Id,
+        command: A::Command,
+    ) -> Result<Receipt<A>, ExecuteError<A::Error>> {
+        self.execute_waking(cc, id, command, None).await
+    }
+
+    pub(crate) async fn execute_waking<A: Aggregate>(
+        &self,
+        cc: CommandContext,
+        id: A::Id,
+        command: A::Command,
+        wake: Option<Wake<A>>,
+    ) -> Result<Receipt<A>, ExecuteError<A::Error>> {
+        let tenant = cc.ctx.tenant.uuid();
+        let _flight = match &cc.idempotency {
+            Some(keyed) => {
+                let flight =
+                    self.in_flight.begin((tenant, keyed.key, keyed.item)).ok_or(ExecuteError::KeyInProgress)?;
+                if let Some(receipt) = self.replay(cc.ctx.tenant, keyed).await? {
+                    return Ok(receipt);
+                }
+                Some(flight)
+            }
+            None => None,
+        };
+        let slot = self.cache.slot(tenant, id.uuid());
+        let mut slot = slot.lock().await;
+        let mut cached = if cc.fresh { Some(Loaded::default()) } else { state::<A>(&slot) };
+        for _ in 0..ATTEMPTS {
+            let fresh = cached.is_none();
+            let loaded = match cached.take() {
+                Some(loaded) => loaded,
+                None => self.store.load(tenant, id, Until::End).await?,
+            };
+            match self.decide_and_append(&cc, id, &command, &loaded, fresh, wake).await? {
+                Attempt::Again => {}
+                Attempt::Committed(after, sequence) => {
+                    let changed = after.version > loaded.version;
+                    *slot = Some(Box::new(after.clone()));
+                    let status = cc.idempotency.as_ref().map(|keyed| keyed.status);
+                    return Ok(Receipt { id, loaded: after, sequence, replayed: false, changed, status });
+                }
+                Attempt::AlreadySent => {
+                    let loaded: Loaded<A> = self.store.load(tenant, id, Until::End).await?;
+                    let sequence = loaded.sequence;
+                    return Ok(Receipt { id, loaded, sequence, replayed: true, changed: false, status: None });
+                }
+                Attempt::Duplicate(record) => {
+                    drop(slot);
+                    let keyed = cc.idempotency.as_ref().ok_or(ExecuteError::Unavailable)?;
+                    return self.render(cc.ctx.tenant, keyed, &record).await;
+                }
+            }
+        }
+        Err(ExecuteError::Unavailable)
+    }
+
+    /// One decision on one state. What refuses or changes nothing is only believed once the state is known to be the
+    /// newest.
+    async fn decide_and_append<A: Aggregate>(
+        &self,
+        cc: &CommandContext,
+        id: A::Id,
+        command: &A::Command,
+        loaded: &Loaded<A>,
+        fresh: bool,
+        wake: Option<Wake<A>>,
+    ) -> Result<Attempt<A>, ExecuteError<A::Error>> {
+        let current = async || -> Result<bool, ExecuteError<A::Error>> {
+            Ok(fresh || self.store.stream_version(cc.ctx.tenant.uuid(), id.uuid()).await? == loaded.version)
+        };
+        if cc.if_match.is_some_and(|wanted| wanted != loaded.version) {
+            return if current().await? {
+                Err(ExecuteError::VersionConflict { actual: loaded.version })
+            } else {
+                Ok(Attempt::Again)
+            };
+        }
+        match loaded.state.decide(command.clone(), &cc.ctx) {
+            Err(rule) => {
+                if current().await? {
+                    Err(ExecuteError::Rule(rule))
+                } else {
+                    Ok(Attempt::Again)
+                }
+            }
+            Ok(events) if events.is_empty() && !current().await? => Ok(Attempt::Again),
+            Ok(events) if events.is_empty() && cc.idempotency.is_none() => {
+                Ok(Attempt::Committed(loaded.clone(), loaded.sequence))
+            }
+            Ok(events) => self.append(cc, id, command, loaded, events, wake).await,
+        }
+    }
+
+    async fn append<A: Aggregate>(
+        &self,
+        cc: &CommandContext,
+        id: A::Id,
+        command: &A::Command,
+        loaded: &Loaded<A>,
+        events: Vec<A::Event>,
+        wake: Option<Wake<A>>,
+    ) -> Result<Attempt<A>, ExecuteError<A::Error>> {
+        let mut append = Append {
+            tenant: cc.ctx.tenant.uuid(),
+            // Read before any subject is looked at: a tombstone that comes later raises it, and the append is refused.
+            epoch: self.store.epoch(),
+            about: A::about(command),
+            process_command: cc.process_command,
+            api_key: cc.api_key.clone(),
+            ..Append::default()
+        };
+        if !events.is_empty() {
+            append.tombstone = A::tombstone(command);
+            self.claims::<A>(&mut append, id, command).await?;
+            if let Some(wake) = wake {
+                let mut after = loaded.state.clone();
+                events.iter().cloned().for_each(|event| after.apply(event));
+                append.process_work = Some(wake(&after, cc.ctx.now));
+            }
+            let sealed = self.seal::<A>(cc, &mut append, &events).await?;
+            append.streams = vec![StreamAppend {
+                stream_type: A::STREAM.name,
+                stream_id: id.uuid(),
+                expected_version: loaded.version,
+                events: sealed,
+            }];
+        }
+        append.idempotency = cc.idempotency.as_ref().map(|keyed| IdempotencyRecord {
+            key: keyed.key,
+            item: keyed.item,
+            fingerprint: keyed.fingerprint,
+            status: keyed.status,
+            stream_type: A::STREAM.name.to_owned(),
+            stream_id: id.uuid(),
+            version: loaded.version + events.len() as i64,
+            sequence: loaded.sequence,
+        });
+        self.submit(cc, append, loaded).await
+    }
+
+    async fn submit<A: Aggregate>(
+        &self,
+        cc: &CommandContext,
+        append: Append,
+        loaded: &Loaded<A>,
+    ) -> Result<Attempt<A>, ExecuteError<A::Error>> {
+        match self.store.append(append.clone()).await {
+            Ok(committed) => {
+                self.vault.confirmed(append.tenant, &append.subjects);
+                let mut after = loaded.clone();
+                let stored: Vec<_> = append.streams.iter().flat_map(|stream| &stream.events).collect();
+                let first = committed.sequence + 1 - stored.len() as i64;
+                for (index, event) in stored.into_iter().enumerate() {
+                    let decoded = A::Event::decode(event.event_type, event.schema_version, &event.payload);
+                    after.state.apply(decoded.map_err(StoreError::from)?);
+                    let version = after.version + 1;
+                    after.passed(version, first + index as i64, event.occurred_at, &event.actor);
+                }
+                Ok(Attempt::Committed(after, committed.sequence))
+            }
+            Err(AppendError::Conflict { actual, .. }) => match cc.if_match {
+                Some(_) => Err(ExecuteError::VersionConflict { actual }),
+                None => Ok(Attempt::Again),
+            },
+            Err(AppendError::SlotTaken(slot)) => {
+                self.vault.learn(append.tenant, slot);
+                Ok(Attempt::Again)
+            }
+            Err(AppendError::Duplicate(record)) => Ok(Attempt::Duplicate(*record)),
+            Err(AppendError::AlreadySent) => Ok(Attempt::AlreadySent),
+            Err(AppendError::ClaimTaken { kind, holder }) => Err(ExecuteError::NameTaken { kind, holder }),
+            Err(AppendError::SubjectErased(_)) => Err(ExecuteError::SubjectErased),
+            Err(AppendError::TooLarge { bytes }) => Err(ExecuteError::TooLarge { bytes }),
+            Err(AppendError::Refused(why)) => Err(ExecuteError::Refused(why)),
+            Err(AppendError::Unavailable) => Err(ExecuteError::Unavailable),
+        }
+    }
+
+    /// Seals the events' personal values; notes the persons that they are about and the slots that are new.
+    async fn seal<A: Aggregate>(
+        &self,
+        cc: &CommandContext,
+        append: &mut Append,
+        events: &[A::Event],
+    ) -> Result<Vec<NewEvent>, ExecuteError<A::Error>> {
+        self.vault.none_erased(append.tenant, &append.about).await.map_err(vault_error)?;
+        let mut metadata = cc.metadata.clone();
+        cc.name.clone_into(&mut metadata.command);
+        let metadata = serde_json::to_string(&metadata).map_err(|error| ExecuteError::Refused(error.to_string()))?;
+        let (stated, actor) = (append.about.clone(), cc.ctx.actor.to_string());
+        let mut sealed = Vec::with_capacity(events.len());
+        for event in events {
+            let event_id = new_id();
+            let payload = event.payload().map_err(|error| ExecuteError::Refused(error.to_string()))?;
+            let payload = self.vault.seal(append.tenant, event_id, payload).await.map_err(vault_error)?;
+            let mut subjects = stated.clone();
+            subjects.extend(&payload.subjects);
+            subjects.sort_unstable();
+            subjects.dedup();
+            append.about.extend(&payload.subjects);
+            let fresh: Vec<_> =
+                payload.new_slots.iter().filter(|new| !append.subjects.contains(new)).copied().collect();
+            append.subjects.extend(fresh);
+            let kind = event.event_type();
+            let mut salt = [0; 16];
+            getrandom::fill(&mut salt).map_err(|_| ExecuteError::Unavailable)?;
+            sealed.push(NewEvent {
+                event_id,
+                event_type: kind.name,
+                schema_version: kind.schema_version,
+                subjects,
+                actor: actor.clone(),
+                occurred_at: cc.ctx.occurred_at,
+                payload: payload.payload,
+                metadata: metadata.clone(),
+                salt,
+            });
+        }
+        Ok(sealed)
+    }
+
+    async fn claims<A: Aggregate>(
+        &self,
+        append: &mut Append,
+        id: A::Id,
+        command: &A::Command,
+    ) -> Result<(), ExecuteError<A::Error>> {
+        let stream_id = id.uuid();
+        for change in A::claims(command) {
+            match change {
+                ClaimChange::Take { kind, name, replaces } => {
+                    let kind = claim_kind::<A>(kind);
+                    let key = self.vault.claim_key(append.tenant, &kind, &name).await.map_err(vault_error)?;
+                    if replaces {
+                        append.releases.push(Release { stream_id, kind: Some(kind.clone()) });
+                    }
+                    append.claims.push(Claim { kind, key, stream_id });
+                }
+                ClaimChange::Release { kind } => {
+                    append.releases.push(Release { stream_id, kind: Some(claim_kind::<A>(kind)) });
+                }
+                ClaimChange::ReleaseAll => append.releases.push(Release { stream_id, kind: None }),
+            }
+        }
+        Ok(())
+    }
+
+    /// The newest state of a stream, never a stale one; a default in version 0 where there is none.
+    pub async fn load<A: Aggregate>(&self, tenant: TenantId, id: A::Id) -> Result<Loaded<A>, StoreError> {
+        let (tenant, stream) = (tenant.uuid(), id.uuid());
+        if let Some(slot) = self.cache.known(tenant, stream) {
+            let known = state::<A>(&*slot.lock().await);
+            if let Some(loaded) = known
+                && self.store.stream_version(tenant, stream).await? == loaded.version
+            {
+                return Ok(loaded);
+            }
+        }
+        self.store.load(tenant, id, Until::End).await
+    }
+
+    /// A state that was true at some moment not long ago: enough for what never changes back (that a customer exists).
+    pub async fn load_known<A: Aggregate>(&self, tenant: TenantId, id: A::Id) -> Result<Loaded<A>, StoreError> {
+        if let Some(slot) = self.cache.known(tenant.uuid(), id.uuid())
+            && let Some(loaded) = state::<A>(&*slot.lock().await)
+        {
+            return Ok(loaded);
+        }
+        let loaded = self.store.load(tenant.uuid(), id, Until::End).await?;
+        *self.cache.slot(tenant.uuid(), id.uuid()).lock().await = Some(Box::new(loaded.clone()));
+        Ok(loaded)
+    }
+
+    /// A state as it once was.
+    pub async fn load_until<A: Aggregate>(
+        &self,
+        tenant: TenantId,
+        id: A::Id,
+        until: Until,
+    ) -> Result<Loaded<A>, StoreError> {
+        self.store.load(tenant.uuid(), id, until).await
+    }
+
+    pub(crate) fn replayed<A: Aggregate>(id: A::Id, loaded: Loaded<A>, record: &IdempotencyRecord) -> Receipt<A> {
+        let (sequence, status) = (record.sequence, Some(record.status));
+        Receipt { id, loaded, sequence, replayed: true, changed: false, status }
+    }
+}
+
+/// The kind of a claim as it is stored, scoped by stream type.
+pub(crate) fn claim_kind<A: Aggregate>(kind: &str) -> String {
+    format!("{}.{kind}", A::STREAM.name)
+}
+
+pub(crate) fn vault_error<E>(error: VaultError) -> ExecuteError<E> {
+    match error {
+        VaultError::SubjectErased(_) => ExecuteError::SubjectErased,
+        error => {
+            tracing::error!(error = &error as &dyn std::error::Error, "the vault failed a command");
+            ExecuteError::Unavailable
+        }
+    }
+}
+
+/// The stream behind a stored id.
+pub(crate) fn typed<A: Aggregate>(stream: Uuid) -> A::Id {
+    A::Id::from(stream)
+}

@@ -1,0 +1,178 @@
+//! Runs process managers: tails the log, wakes who is due, sends their commands. It needs the log alone, so money and
+//! erasure go on without a request and without Kafka. One process of the house hosts at a time; another takes over.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use domain::process::{ErasureProcess, Input, Process};
+use domain::{AnyId, Context, Event, SystemId, TenantId};
+use eventstore::{DueProcess, RecordedEvent, StoreError, bytes};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::clock;
+use crate::context::CommandContext;
+use crate::executor::Executor;
+
+/// The host's name among the tasks that one process leads, and of its cursor.
+const TASK: &str = "processes";
+/// The kinds of process that are hosted.
+const KINDS: &[&str] = &[domain::names::ERASURE.name];
+/// How many events are heard at a time.
+const RANGE: i64 = 1_000;
+/// How long to wait before asking again for the lead, for what failed, and for due processes that others scheduled.
+const PAUSE: Duration = Duration::from_millis(500);
+/// How often the idempotency tables of the next days are made.
+const HOUSEKEEPING: Duration = Duration::from_secs(3_600);
+
+/// Hosts the process managers of the house.
+#[derive(Debug)]
+pub struct ProcessHost;
+
+impl ProcessHost {
+    /// Starts hosting, as soon as no other process does; ends after the step in hand once `stop` is cancelled.
+    pub fn start(executor: Executor, stop: CancellationToken) -> JoinHandle<()> {
+        tokio::spawn(async move {
+            while !stop.is_cancelled() {
+                if let Err(error) = lead(&executor, &stop).await {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "the process host begins again");
+                }
+                stop.run_until_cancelled(tokio::time::sleep(PAUSE)).await;
+            }
+        })
+    }
+}
+
+/// Why the host begins again from its cursor.
+#[derive(Debug, thiserror::Error)]
+enum HostError {
+    /// The log does not answer, or holds what this binary can't read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// An event that this binary can't read: a newer one wrote it.
+    #[error(transparent)]
+    Decode(#[from] domain::DecodeError),
+    /// A step could not be appended.
+    #[error("process {process} could not go on: {why}")]
+    Step {
+        /// Which.
+        process: String,
+        /// What the executor said.
+        why: String,
+    },
+}
+
+/// The actor of the house's processes.
+fn actor() -> AnyId {
+    SystemId::from(Uuid::from_u128(2)).into()
+}
+
+/// Hosts for as long as this process leads.
+async fn lead(executor: &Executor, stop: &CancellationToken) -> Result<(), HostError> {
+    let store = executor.store();
+    let Some(mut leadership) = store.lead(TASK).await? else { return Ok(()) };
+    let mut heard = store.process_cursor(TASK).await?;
+    let mut housekept = tokio::time::Instant::now();
+    while !stop.is_cancelled() {
+        leadership.confirm().await?;
+        heard = hear(executor, heard).await?;
+        let busy = work(executor).await?;
+        if housekept.elapsed() > HOUSEKEEPING {
+            store.turn_idempotency_days().await?;
+            housekept = tokio::time::Instant::now();
+        }
+        if !busy {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                _ = store.tail().past(heard) => {}
+                () = tokio::time::sleep(until_due(executor).await?) => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+/// How long until somebody is due, at most one pause.
+async fn until_due(executor: &Executor) -> Result<Duration, HostError> {
+    let next = executor.store().next_due(KINDS).await?;
+    let wait = next.map(|due| (due - clock::now()).to_std().unwrap_or_default());
+    // A due process that has just failed is not asked again at once.
+    Ok(wait.unwrap_or(PAUSE).clamp(PAUSE / 20, PAUSE))
+}
+
+/// Lets the processes hear what was appended since; gives the last position heard.
+async fn hear(executor: &Executor, mut heard: i64) -> Result<i64, HostError> {
+    loop {
+        let events = executor.store().read_log(heard, RANGE).await?;
+        let Some(last) = events.last().map(|event| event.position) else { return Ok(heard) };
+        for event in &events {
+            tell::<ErasureProcess>(executor, event).await?;
+        }
+        executor.store().save_process_cursor(TASK, last).await?;
+        heard = last;
+    }
+}
+
+/// Tells one kind of process of an event that it is interested in.
+async fn tell<P: Process>(executor: &Executor, event: &RecordedEvent) -> Result<(), HostError> {
+    let interesting = P::Hears::TYPES.iter().any(|kind| kind.name == event.event_type);
+    let Some(decoded) = interesting.then(|| event.decode::<P::Hears>()).transpose()?.flatten() else { return Ok(()) };
+    let Some(id) = P::concerned(&decoded, event.stream_id) else { return Ok(()) };
+    let mut cc = command(TenantId::from(event.tenant_id), "process.hear");
+    cc.metadata.causation_id = Some(event.event_id.to_string());
+    cc.metadata.correlation_id = event.metadata().correlation_id;
+    let input = Input::Heard { sequence: event.sequence, stream: event.stream_id, event: decoded };
+    step::<P>(executor, cc, id, input).await
+}
+
+fn command(tenant: TenantId, name: &'static str) -> CommandContext {
+    CommandContext::new(Context::new(tenant, actor(), clock::now()), name)
+}
+
+/// One step of a process: an append to its own stream, which also says when it is due next.
+async fn step<P: Process>(
+    executor: &Executor,
+    cc: CommandContext,
+    id: P::Id,
+    input: P::Command,
+) -> Result<(), HostError> {
+    fn wake<P: Process>(state: &P, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        if state.pending().is_some() { Some(now) } else { state.wakes_at() }
+    }
+    match executor.execute_waking::<P>(cc, id, input, Some(wake::<P>)).await {
+        Ok(_) => Ok(()),
+        Err(error) => Err(HostError::Step { process: id.to_string(), why: error.to_string() }),
+    }
+}
+
+/// Lets everybody who is due do one thing; whether anybody was.
+async fn work(executor: &Executor) -> Result<bool, HostError> {
+    let due = executor.store().due_processes(KINDS, 100).await?;
+    let mut went_on = false;
+    for process in &due {
+        went_on |= wake_up::<ErasureProcess>(executor, process).await?;
+    }
+    Ok(went_on)
+}
+
+/// Sends the pending command of a process, or tells it that its moment has come.
+async fn wake_up<P: Process>(executor: &Executor, due: &DueProcess) -> Result<bool, HostError> {
+    let tenant = TenantId::from(due.tenant);
+    let id = P::Id::from(due.stream_id);
+    let known = executor.load::<P>(tenant, id).await?;
+    let Some(send) = known.state.pending().cloned() else {
+        step::<P>(executor, command(tenant, "process.wake"), id, Input::Due).await?;
+        return Ok(true);
+    };
+    let mut cc = command(tenant, "process.send");
+    cc.process_command = Some(bytes::command_id(due.stream_id, known.version, 0));
+    cc.metadata.causation_id = Some(format!("{id}:{}", known.version));
+    match executor.settle(cc, send).await {
+        Ok(outcome) => {
+            step::<P>(executor, command(tenant, "process.settle"), id, Input::Settled(outcome)).await?;
+            Ok(true)
+        }
+        Err(_later) => Ok(false),
+    }
+}
