@@ -1,1 +1,24 @@
-//! x
+//! The read side: how events get from the log to the read models, and the queries that those answer.
+//!
+//! [`Relay`] publishes the log to Kafka, [`Projections`] keeps the read models, [`ReadModels`] answers from them. A read
+//! model is one file: its table, its [`Projector`], its queries. [`documents`] and [`rows`] are the two generic kinds; what
+//! spans streams is a report in a folder of its context. Adding a document type takes an entry in [`documents::types`] and
+//! a line of migration.
+//!
+//! Architecture Invariant: nothing here writes to the log, holds a key or opens what is sealed.
+
+pub mod analytics;
+pub mod documents;
+pub mod feed;
+mod projector;
+mod read_models;
+pub mod rows;
+mod running;
+
+pub use documents::{DOCUMENTS, Document, DocumentType, Documented};
+pub use feed::kafka::KafkaConfig;
+pub use feed::relay::{Relay, RelayStatus};
+pub use projector::{ProjectError, Projector};
+pub use read_models::{Behind, ReadError, ReadModels, ReadPoint};
+pub use rows::{AuditEntry, AuditFilter, EventTypeCount};
+pub use running::{Projections, ProjectorState, ProjectorStatus};

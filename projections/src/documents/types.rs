@@ -1,0 +1,46 @@
+//! The resources that are documents. A new one takes an `impl` here, a line in [`DOCUMENTS`] and a line of migration.
+
+use domain::TypedId;
+use domain::commerce::{Customer, Order};
+use domain::identity::ApiKey;
+use domain::privacy::PrivacyRequest;
+use domain::tenancy::Tenant;
+
+use super::{Column, DocumentType, Documented, id, of, text, word};
+
+/// Every document type of the house.
+pub const DOCUMENTS: &[DocumentType] =
+    &[of::<Tenant>(), of::<ApiKey>(), of::<Customer>(), of::<Order>(), of::<PrivacyRequest>()];
+
+impl Documented for Tenant {
+    const TABLE: &'static str = "tenancy_tenants";
+    const COLUMNS: &'static [Column<Self>] = &[text("status", |tenant| word(&tenant.status))];
+}
+
+impl Documented for ApiKey {
+    const TABLE: &'static str = "identity_api_keys";
+    const COLUMNS: &'static [Column<Self>] = &[text("status", |key| word(&key.status))];
+}
+
+impl Documented for Customer {
+    const TABLE: &'static str = "commerce_customers";
+    const COLUMNS: &'static [Column<Self>] = &[
+        text("country", |customer| customer.country.as_ref().and_then(word)),
+        text("status", |customer| word(&customer.status)),
+    ];
+}
+
+impl Documented for Order {
+    const TABLE: &'static str = "commerce_orders";
+    const COLUMNS: &'static [Column<Self>] = &[
+        id("customer_id", |order| Some(order.customer.uuid())),
+        text("status", |order| word(&order.status)),
+        text("currency", |order| order.total.map(|total| total.currency.to_string())),
+    ];
+}
+
+impl Documented for PrivacyRequest {
+    const TABLE: &'static str = "privacy_requests";
+    const COLUMNS: &'static [Column<Self>] =
+        &[id("customer_id", |request| Some(request.customer.uuid())), text("status", |request| word(&request.status))];
+}

@@ -1,0 +1,4 @@
+//! How events get from the log to the projectors.
+
+pub mod kafka;
+pub mod relay;

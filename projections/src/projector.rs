@@ -1,0 +1,60 @@
+//! What a projector is: it turns events into rows, set by set, inside a transaction that somebody else opens and commits.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use domain::DecodeError;
+use eventstore::RecordedEvent;
+use sqlx::PgConnection;
+
+/// Turns events into the rows of one read model.
+///
+/// It is given events in order, each exactly once, and writes only tables of its own. The runtime keeps its checkpoint
+/// in the same transaction.
+#[async_trait]
+pub trait Projector: Send + Sync + 'static {
+    /// Its permanent name: that of its table and its checkpoint.
+    fn name(&self) -> &'static str;
+
+    /// Raised whenever the same events would give other rows: what was made before must be made anew.
+    fn revision(&self) -> i32;
+
+    /// Whether it reads streams of that type. Of the others it only notes how far it has come.
+    fn interested(&self, stream_type: &str) -> bool;
+
+    /// Writes the rows of these events into that generation.
+    async fn project(
+        &self,
+        generation: i32,
+        events: &[Arc<RecordedEvent>],
+        conn: &mut PgConnection,
+    ) -> Result<(), ProjectError>;
+}
+
+/// Why a batch could not be projected.
+#[derive(Debug, thiserror::Error)]
+pub enum ProjectError {
+    /// An event that this binary can't read.
+    #[error("an event can't be read")]
+    Decode(#[from] DecodeError),
+    /// A state that can't be read or written as JSON.
+    #[error("a document's state is no valid state")]
+    State(#[from] serde_json::Error),
+    /// Postgres refuses or does not answer.
+    #[error("the read models' database fails")]
+    Database(#[from] sqlx::Error),
+}
+
+impl ProjectError {
+    /// Whether trying again would fail again: the data is at fault, not the moment.
+    pub fn is_deterministic(&self) -> bool {
+        match self {
+            Self::Decode(_) | Self::State(_) => true,
+            // Class 22 is "data exception", class 23 is "integrity constraint violation".
+            Self::Database(error) => error
+                .as_database_error()
+                .and_then(|error| error.code())
+                .is_some_and(|code| code.starts_with("22") || code.starts_with("23")),
+        }
+    }
+}
