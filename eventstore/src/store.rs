@@ -44,6 +44,7 @@ pub struct EventStore {
 
 pub(crate) struct Inner {
     pub(crate) writer: Writer,
+    appending: PgPool,
     /// Of `annals_writer`, for what is written beside appends.
     pub(crate) writing: PgPool,
     pub(crate) reading: PgPool,
@@ -71,8 +72,8 @@ impl EventStore {
         sqlx::query("SELECT turn_idempotency_days()").execute(&writing).await?;
         let tail = Tail::start(reading.clone(), config.poll).await?;
         let membership = Membership::join(writing.clone(), tail.clone(), &config.roles).await?;
-        let writer = Writer::start(appending, tail.clone());
-        Ok(Self { inner: Arc::new(Inner { writer, writing, reading, tenants, tail, membership }) })
+        let writer = Writer::start(appending.clone(), tail.clone());
+        Ok(Self { inner: Arc::new(Inner { writer, appending, writing, reading, tenants, tail, membership }) })
     }
 
     /// Appends, in one commit with whatever else waits. On any error nothing is stored.
@@ -114,9 +115,13 @@ impl EventStore {
         Ok(epoch)
     }
 
-    /// Takes this process's row away, so that nobody waits for it.
-    pub async fn leave(&self) {
+    /// Takes this process's row away, so that nobody waits for it, and closes every connection. What is asked of the
+    /// store afterwards fails.
+    pub async fn close(&self) {
         self.inner.membership.leave().await;
+        for pool in [&self.inner.appending, &self.inner.writing, &self.inner.reading, self.inner.tenants.pool()] {
+            pool.close().await;
+        }
     }
 
     /// Whether Postgres answers.

@@ -66,7 +66,7 @@ CREATE TRIGGER guard_events_table BEFORE TRUNCATE ON events FOR EACH STATEMENT E
 
 -- The one way past the guard: the body goes, its hash (the SHA-256 of salt, payload and metadata) and the header stay.
 CREATE FUNCTION redact_event(tenant uuid, event_sequence bigint) RETURNS bytea
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE
     event events%ROWTYPE;
     hash bytea;

@@ -17,7 +17,7 @@ CREATE TABLE idempotency_keys (
 
 -- Makes the tables of today and the next days, and drops those that are older than the day before yesterday.
 CREATE FUNCTION turn_idempotency_days() RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE
     today date := (clock_timestamp() AT TIME ZONE 'UTC')::date;
     day date;
@@ -91,7 +91,7 @@ CREATE TABLE api_key_lookup (
 
 CREATE FUNCTION find_api_key(id uuid)
 RETURNS TABLE (tenant_id uuid, hash bytea, scopes text[], expires_at timestamptz, revoked boolean)
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public AS $$
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
     SELECT k.tenant_id, k.hash, k.scopes, k.expires_at, k.revoked FROM api_key_lookup k WHERE k.key_id = id
 $$;
 REVOKE ALL ON FUNCTION find_api_key(uuid) FROM PUBLIC;
