@@ -12,16 +12,14 @@ readonly INSTANCE_SETTINGS=(
 LOCK=''
 
 instance_use() {
+    [[ ! -e $STATE || -O $STATE ]] ||
+        die "$STATE belongs to $(stat -c %U "$STATE"): use ./dev as that user, or remove .dev and begin again"
     INSTANCE=$1
     INSTANCE_DIR="$STATE/$1"
     INSTANCE_ENV="$INSTANCE_DIR/env"
     unset "${INSTANCE_SETTINGS[@]}"
-    if [[ -e $INSTANCE_ENV ]]; then
-        [[ -r $INSTANCE_ENV && -w $INSTANCE_ENV ]] ||
-            die "$INSTANCE_ENV belongs to another user: use ./dev as that user, or remove .dev and begin again"
-        # shellcheck source=/dev/null
-        source "$INSTANCE_ENV"
-    fi
+    # shellcheck source=/dev/null
+    [[ ! -e $INSTANCE_ENV ]] || source "$INSTANCE_ENV"
     : "${ANNALS_LOG:=info}"
     KAFKA_DIR="$INSTANCE_DIR/kafka"
     POSTGRES_DATA=${DEV_POSTGRES_DIR:+$DEV_POSTGRES_DIR/data}
@@ -35,8 +33,7 @@ instance_lock() {
 
 instance_try_lock() {
     instance_unlock
-    mkdir -p "$INSTANCE_DIR" 2>/dev/null && [[ -w $INSTANCE_DIR ]] ||
-        die "$INSTANCE_DIR can't be written: use ./dev as the user who made it, or remove .dev and begin again"
+    mkdir -p "$INSTANCE_DIR"
     exec {LOCK}>>"$INSTANCE_DIR/lock"
     flock -n "$LOCK"
 }

@@ -14,8 +14,7 @@ kafka_jars_fetch() {
     kafka_jars_there && return
     say "Fetching Kafka"
     rm -rf "$new"
-    mvn -q -B -Dstyle.color=never -f "$KAFKA_POM" dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory="$new" >&2 ||
-        die "Maven could not fetch Kafka; what it said is above"
+    run_quietly mvn -q -B -f "$KAFKA_POM" dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory="$new"
     cp "$KAFKA_POM" "$new/pom.xml"
     rm -rf "$KAFKA_LIBS"
     mv "$new" "$KAFKA_LIBS"

@@ -17,20 +17,13 @@ postgres_bin() {
     [[ -z $best ]] || printf %s "/usr/lib/postgresql/$best/bin"
 }
 
-# PostgreSQL refuses to run as root. Then it runs as `postgres`, or as the user that the data already belongs to.
-postgres_user() {
-    local owner
-    owner=$(stat -c %U "$POSTGRES_DATA" 2>/dev/null) || owner=root
-    [[ $owner != root ]] || owner=postgres
-    printf %s "$owner"
-}
-
-# postgres_as COMMAND...: as the server's user. It leaves the lock and this folder, in which that user may not read.
+# postgres_as COMMAND...: as the server's user, for PostgreSQL refuses to run as root. It leaves the lock behind, and
+# this folder, in which that user may not read.
 postgres_as() {
     (
         instance_unlock
         cd /
-        if is_root; then exec runuser -u "$(postgres_user)" -- "$@"; else exec "$@"; fi
+        if is_root; then exec runuser -u postgres -- "$@"; else exec "$@"; fi
     )
 }
 
@@ -83,10 +76,9 @@ postgres_orphan() {
 
 # postgres_create BIN. The folder gets its name when initdb is through: one that was interrupted is no cluster.
 postgres_create() {
-    local new="$POSTGRES_DATA.new" user fsync=()
+    local new="$POSTGRES_DATA.new" fsync=()
     mkdir -p "$DEV_POSTGRES_DIR"
-    user=$(postgres_user)
-    is_root && chown "$user" "$DEV_POSTGRES_DIR"
+    ! is_root || chown postgres "$DEV_POSTGRES_DIR"
     [[ -e $POSTGRES_DATA ]] && return
     [[ $INSTANCE == run ]] || fsync=(--no-sync)
     rm -rf "$new"
