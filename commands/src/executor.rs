@@ -1,5 +1,7 @@
 //! Carries commands out: state, decision, sealing, append. Only what is committed is answered or remembered.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, Utc};
 use domain::aggregate::ClaimChange;
 use domain::{Aggregate, Event, TenantId, TypedId};
@@ -7,6 +9,7 @@ use eventstore::{
     Append, AppendError, Claim, EventStore, IdempotencyRecord, Loaded, NewEvent, Release, StoreError, StreamAppend,
     Until, new_id,
 };
+use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
 use crate::cache::{InFlight, StreamCache, state};
@@ -23,6 +26,7 @@ pub struct Executor {
     pub(crate) vault: Vault,
     pub(crate) cache: StreamCache,
     pub(crate) in_flight: InFlight,
+    _forgetting: Arc<DropGuard>,
 }
 
 /// When a process of that state has something to do.
@@ -40,9 +44,20 @@ enum Attempt<A: Aggregate> {
 }
 
 impl Executor {
-    /// Over a log and the vault beside it.
+    /// Over a log and the vault beside it. Within a runtime: from now on the vault forgets its keys whenever the epoch
+    /// rises, also while nobody asks it for anything.
     pub fn new(store: EventStore, vault: Vault) -> Self {
-        Self { store, vault, cache: StreamCache::new(), in_flight: InFlight::default() }
+        let stop = CancellationToken::new();
+        let (tail, forgetful, stopped) = (store.tail().clone(), vault.clone(), stop.clone());
+        tokio::spawn(async move {
+            let mut epoch = 0;
+            while let Some(risen) = stopped.run_until_cancelled(tail.epoch_past(epoch)).await {
+                epoch = risen;
+                forgetful.forget();
+            }
+        });
+        let _forgetting = Arc::new(stop.drop_guard());
+        Self { store, vault, cache: StreamCache::new(), in_flight: InFlight::default(), _forgetting }
     }
 
     /// The keys of persons and tenants.
@@ -178,6 +193,10 @@ impl Executor {
                 let mut after = loaded.state.clone();
                 events.iter().cloned().for_each(|event| after.apply(event));
                 append.process_work = Some(wake(&after, cc.ctx.now));
+            }
+            if cc.fresh && A::IS_A_PERSON {
+                // Made in this request: nobody can have named or erased the person yet.
+                self.vault.expect_new(append.tenant, id.uuid());
             }
             let sealed = self.seal::<A>(cc, &mut append, &events).await?;
             append.streams = vec![StreamAppend {

@@ -1,7 +1,7 @@
 //! Runs process managers: tails the log, wakes who is due, sends their commands. It needs the log alone, so money and
 //! erasure go on without a request and without Kafka. One process of the house hosts at a time; another takes over.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use domain::process::{ErasureProcess, Input, Process};
@@ -14,6 +14,7 @@ use uuid::Uuid;
 use crate::clock;
 use crate::context::CommandContext;
 use crate::executor::Executor;
+use crate::vault::{HighWater, VaultError};
 
 /// The host's name among the tasks that one process leads, and of its cursor.
 const TASK: &str = "processes";
@@ -25,6 +26,8 @@ const RANGE: i64 = 1_000;
 const PAUSE: Duration = Duration::from_millis(500);
 /// How often the idempotency tables of the next days are made.
 const HOUSEKEEPING: Duration = Duration::from_secs(3_600);
+/// How often the log's end is noted beside the keys.
+const HIGH_WATER: Duration = Duration::from_secs(5);
 
 /// Hosts the process managers of the house.
 #[derive(Debug)]
@@ -53,6 +56,9 @@ enum HostError {
     /// An event that this binary can't read: a newer one wrote it.
     #[error(transparent)]
     Decode(#[from] domain::DecodeError),
+    /// The key store does not answer.
+    #[error(transparent)]
+    Vault(#[from] VaultError),
     /// A step could not be appended.
     #[error("process {process} could not go on: {why}")]
     Step {
@@ -73,14 +79,21 @@ async fn lead(executor: &Executor, stop: &CancellationToken) -> Result<(), HostE
     let store = executor.store();
     let Some(mut leadership) = store.lead(TASK).await? else { return Ok(()) };
     let mut heard = store.process_cursor(TASK).await?;
-    let mut housekept = tokio::time::Instant::now();
+    let (incarnation, _) = store.incarnation().await?;
+    let mut housekept = Instant::now();
+    let mut noted: Option<Instant> = None;
     while !stop.is_cancelled() {
         leadership.confirm().await?;
         heard = hear(executor, heard).await?;
         let busy = work(executor).await?;
         if housekept.elapsed() > HOUSEKEEPING {
             store.turn_idempotency_days().await?;
-            housekept = tokio::time::Instant::now();
+            housekept = Instant::now();
+        }
+        if noted.is_none_or(|at| at.elapsed() > HIGH_WATER) {
+            let mark = HighWater { incarnation, position: heard };
+            executor.vault().note_high_water(mark).await?;
+            noted = Some(Instant::now());
         }
         if !busy {
             tokio::select! {

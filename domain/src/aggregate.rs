@@ -11,6 +11,8 @@ pub trait Aggregate: Default + Clone + std::fmt::Debug + Serialize + Deserialize
     const STREAM: StreamType;
     /// Raised whenever `apply` gives another state for the same events: what was folded before is folded again.
     const REVISION: i32;
+    /// Whether a stream of this kind is a person, whose data its UUID is the subject of.
+    const IS_A_PERSON: bool = false;
     /// Its id.
     type Id: TypedId;
     /// What can be asked of it.

@@ -3,7 +3,6 @@
 //! NOTIFY inside the append would cost most of its throughput, so nobody is notified.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use sqlx::postgres::PgPool;
@@ -14,7 +13,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 #[derive(Clone, Debug)]
 pub struct Tail {
     position: Arc<watch::Sender<i64>>,
-    epoch: Arc<AtomicI64>,
+    epoch: Arc<watch::Sender<i64>>,
     _poller: Arc<DropGuard>,
 }
 
@@ -25,17 +24,17 @@ impl Tail {
         let stop = CancellationToken::new();
         let tail = Self {
             position: Arc::new(watch::Sender::new(position)),
-            epoch: Arc::new(AtomicI64::new(epoch)),
+            epoch: Arc::new(watch::Sender::new(epoch)),
             _poller: Arc::new(stop.clone().drop_guard()),
         };
-        let (positions, epochs) = (Arc::downgrade(&tail.position), tail.epoch.clone());
+        let (positions, epochs) = (Arc::downgrade(&tail.position), Arc::downgrade(&tail.epoch));
         tokio::spawn(async move {
             let mut ticks = tokio::time::interval(poll);
             ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-                let Some(positions) = positions.upgrade() else { break };
+                let Some((positions, epochs)) = positions.upgrade().zip(epochs.upgrade()) else { break };
                 if let Ok((position, epoch)) = head(&pool).await {
-                    epochs.fetch_max(epoch, Ordering::SeqCst);
+                    epochs.send_if_modified(|known| raise(known, epoch));
                     positions.send_if_modified(|known| raise(known, position));
                 }
             }
@@ -50,17 +49,16 @@ impl Tail {
 
     /// Waits until the log has gone past `position`, and gives its end.
     pub async fn past(&self, position: i64) -> i64 {
-        let mut watch = self.position.subscribe();
-        // The guard that `wait_for` gives must not live across another await.
-        let found = watch.wait_for(|end| *end > position).await.map(|end| *end).ok();
-        match found {
-            Some(end) => end,
-            None => std::future::pending().await,
-        }
+        beyond(&self.position, position).await
+    }
+
+    /// Waits until the epoch has risen above `epoch`, and gives it.
+    pub async fn epoch_past(&self, epoch: i64) -> i64 {
+        beyond(&self.epoch, epoch).await
     }
 
     pub(crate) fn epoch(&self) -> i64 {
-        self.epoch.load(Ordering::SeqCst)
+        *self.epoch.borrow()
     }
 
     pub(crate) fn learn_position(&self, position: i64) {
@@ -68,7 +66,17 @@ impl Tail {
     }
 
     pub(crate) fn learn_epoch(&self, epoch: i64) {
-        self.epoch.fetch_max(epoch, Ordering::SeqCst);
+        self.epoch.send_if_modified(|known| raise(known, epoch));
+    }
+}
+
+async fn beyond(known: &watch::Sender<i64>, passed: i64) -> i64 {
+    let mut watch = known.subscribe();
+    // The guard that `wait_for` gives must not live across another await.
+    let found = watch.wait_for(|now| *now > passed).await.map(|now| *now).ok();
+    match found {
+        Some(now) => now,
+        None => std::future::pending().await,
     }
 }
 

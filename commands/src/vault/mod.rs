@@ -115,6 +115,7 @@ pub struct Vault(Arc<Inner>);
 
 struct Inner {
     keys: Keys,
+    high_water: HighWaterFile,
     store: EventStore,
     tenant_keys: Cache<Uuid, Arc<hmac::Key>>,
 }
@@ -128,9 +129,10 @@ impl std::fmt::Debug for Vault {
 impl Vault {
     /// Opens the key store, making it where it is not. Blocks; call it while starting.
     pub fn open(config: VaultConfig, store: EventStore) -> Result<Self, VaultError> {
+        let high_water = HighWaterFile::open(&config.dir, &config.copy_dir)?;
         let files = Arc::new(KeyStore::open(config.root_key, config.dir, config.copy_dir)?);
         let keys = Keys::new(files, store.epoch());
-        Ok(Self(Arc::new(Inner { keys, store, tenant_keys: Cache::new(TENANT_KEYS) })))
+        Ok(Self(Arc::new(Inner { keys, high_water, store, tenant_keys: Cache::new(TENANT_KEYS) })))
     }
 
     /// Seals every `{"$open": …}` of an event's payload to the path where it stands. A payload without any is returned
@@ -269,6 +271,12 @@ impl Vault {
     /// at another epoch; call it when the epoch rises, so that an idle process forgets too.
     pub fn forget(&self) {
         self.0.keys.caches.forget();
+    }
+
+    /// Notes beside the keys how far the log has come; the mark never falls.
+    pub async fn note_high_water(&self, mark: HighWater) -> Result<(), VaultError> {
+        let file = self.0.high_water.clone();
+        self.0.keys.blocking(move |_| file.raise(mark).map(|_| ())).await
     }
 
     /// The life of the caches, or an error where nothing may be sealed or opened.

@@ -146,6 +146,7 @@ pub enum CustomerError {
 impl Aggregate for Customer {
     const STREAM: StreamType = names::CUSTOMER;
     const REVISION: i32 = 1;
+    const IS_A_PERSON: bool = true;
     type Id = CustomerId;
     type Command = CustomerCommand;
     type Event = CustomerEvent;
