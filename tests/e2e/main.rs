@@ -3,6 +3,7 @@
 //! A test waits for a state, never for a time, and leaves nothing behind. `./dev test` sets the environment.
 
 mod architecture;
+mod cqrs;
 mod house;
 mod log;
 
@@ -23,7 +24,7 @@ macro_rules! tests {
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let trials: Vec<Trial> = [architecture::tests(), log::tests()].into_iter().flatten().collect();
+    let trials: Vec<Trial> = [architecture::tests(), cqrs::tests(), log::tests()].into_iter().flatten().collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
     House::close();
     conclusion.exit_code()

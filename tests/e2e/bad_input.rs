@@ -1,0 +1,258 @@
+//! Bad input: each operation of the OpenAPI document gets everything that clients get wrong. Each is told what to mend,
+//! and nothing is appended. A new operation is in here as soon as it is in the document.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::client::{Answer, Call};
+use crate::house::{House, Tenant};
+use crate::orders::order;
+use crate::tests;
+
+tests![
+    every_operation_wants_a_key_that_may,
+    every_operation_hides_what_is_not_there,
+    every_body_is_parsed_strictly,
+    every_query_is_parsed_strictly,
+    fields_of_a_customer_are_checked,
+    fields_of_an_order_are_checked,
+    a_batch_is_bounded,
+    unknown_paths_and_methods_are_problems_too,
+    a_key_in_the_address_is_refused,
+];
+
+/// An operation of the OpenAPI document.
+struct Operation {
+    method: Method,
+    path: String,
+    example: Option<Value>,
+    queries: bool,
+}
+
+impl Operation {
+    fn has_id(&self) -> bool {
+        self.path.contains("{id}")
+    }
+
+    fn prefix(&self) -> &'static str {
+        match self.path.split('/').nth(1).unwrap() {
+            "customers" => "cus",
+            "orders" => "ord",
+            "privacy" | "gdpr" => "prq",
+            other => panic!("whose ids are below /{other}? Say so here"),
+        }
+    }
+
+    /// The operation at one id.
+    fn at(&self, tenant: &Tenant, id: &str) -> Call {
+        let call = tenant.call(self.method.clone(), &self.path.replace("{id}", id));
+        if self.method == Method::POST { call.header("idempotency-key", "bad-input") } else { call }
+    }
+
+    /// The operation with its example, at a well-formed id.
+    fn good(&self, tenant: &Tenant, id: &str) -> Call {
+        match &self.example {
+            Some(example) => self.at(tenant, id).json(example),
+            None => self.at(tenant, id),
+        }
+    }
+
+    /// A well-formed id of nothing.
+    fn nobody(&self) -> String {
+        if self.has_id() { format!("{}_01h455vb4pex5vsknk084sn02q", self.prefix()) } else { String::new() }
+    }
+}
+
+async fn operations(house: &House) -> Vec<Operation> {
+    let document = house.visitor().get("!/openapi.json").expect(200).await.body;
+    let mut operations = Vec::new();
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for (method, operation) in methods.as_object().unwrap().iter().filter(|(_, o)| o.get("operationId").is_some()) {
+            let Some(path) = path.strip_prefix("/api/v1") else { continue };
+            let content = &operation["requestBody"]["content"]["application/json"];
+            let example = content.get("example").or_else(|| content["examples"].as_object()?.values().next()?.get("value"));
+            let parameters = operation["parameters"].as_array().cloned().unwrap_or_default();
+            operations.push(Operation {
+                method: method.to_uppercase().parse().unwrap(),
+                path: path.to_owned(),
+                example: example.cloned().or_else(|| operation.get("requestBody").map(|_| json!({}))),
+                queries: parameters.iter().any(|p| p["in"] == "query"),
+            });
+        }
+    }
+    assert!(operations.len() >= 20, "{} operations", operations.len());
+    operations
+}
+
+async fn every_operation_wants_a_key_that_may(house: &House) {
+    let tenant = house.tenant().await;
+    let nobody = tenant.key(&["personal:read"]).await;
+    let mut mistyped = tenant.secret.clone();
+    let last = mistyped.pop().unwrap();
+    mistyped.push(if last == '0' { '1' } else { '0' });
+    for operation in operations(house).await {
+        let id = operation.nobody();
+        let with = |client: &crate::client::Client| Tenant { client: client.clone(), ..tenant.clone() };
+        let what = format!("{} {}", operation.method, operation.path);
+        operation.good(&with(&tenant.with_key(None)), &id).problem(401, "unauthenticated").await;
+        operation.good(&with(&tenant.with_key(Some("nonsense"))), &id).problem(401, "invalid-api-key").await;
+        operation.good(&with(&tenant.with_key(Some(&mistyped))), &id).problem(401, "invalid-api-key").await;
+        let refused = operation.good(&with(&nobody), &id).problem(403, "forbidden").await;
+        assert!(refused.body["detail"].as_str().unwrap().contains(':'), "{what} names the scope: {}", refused.text);
+    }
+    assert_eq!(tenant.events_head().await, tenant.first_head, "nothing was appended");
+}
+
+async fn every_operation_hides_what_is_not_there(house: &House) {
+    let (tenant, other) = (house.tenant().await, house.tenant().await);
+    let customer = other.post("/customers", &json!({"external_id": "theirs"})).expect(201).await;
+    let placed = other.post("/orders", &order(customer.id(), 5)).expect(201).await;
+    let filed = other.post("/privacy/requests", &json!({"customer": customer.id(), "kind": "erasure"})).expect(202).await;
+    let before = other.events_head().await;
+    for operation in operations(house).await.iter().filter(|operation| operation.has_id()) {
+        let (theirs, wrong) = match operation.prefix() {
+            "cus" => (customer.id(), placed.id()),
+            "ord" => (placed.id(), customer.id()),
+            _ => (filed.id(), customer.id()),
+        };
+        let unknown = operation.nobody();
+        for id in [theirs, wrong, unknown.as_str(), "ext:theirs", "17", "%00", "..%2f..", "cus_%F0"] {
+            operation.good(&tenant, id).problem(404, "not-found").await;
+        }
+    }
+    assert_eq!((tenant.events_head().await, other.events_head().await), (tenant.first_head, before), "nothing was appended");
+}
+
+/// A body with a field more than it should have.
+fn with_field(example: &Value, text: &str) -> String {
+    let body = example.to_string();
+    let rest = body.strip_prefix('{').unwrap();
+    format!("{{{text}{}{rest}", if rest == "}" { "" } else { "," })
+}
+
+async fn every_body_is_parsed_strictly(house: &House) {
+    let tenant = house.tenant().await;
+    let customer = tenant.post("/customers", &json!({"external_id": "c"})).expect(201).await;
+    let placed = tenant.post("/orders", &order(customer.id(), 5)).expect(201).await;
+    let filed = tenant.post("/privacy/requests", &json!({"customer": customer.id(), "kind": "erasure"})).expect(202).await;
+    let head = tenant.events_head().await;
+    for operation in operations(house).await {
+        let Some(example) = &operation.example else { continue };
+        let id = match operation.has_id().then(|| operation.prefix()) {
+            Some("cus") => customer.id(),
+            Some("ord") => placed.id(),
+            Some(_) => filed.id(),
+            None => "",
+        };
+        let tenant = if operation.path.ends_with("/approve") { tenant.approving() } else { tenant.clone() };
+        let raw = |body: String| operation.at(&tenant, id).raw("application/json", body);
+        raw("{\"a\": ".into()).problem(400, "malformed-json").await;
+        raw(String::new()).send().await.is_problem(400, "malformed-json");
+        raw("{} {}".into()).problem(400, "malformed-json").await;
+        raw(r#"{"a": "\ud800"}"#.into()).problem(400, "malformed-json").await;
+        let twice = raw(with_field(example, r#""zz": 1, "zz": 2"#)).problem(400, "duplicate-key").await;
+        assert_eq!(twice.pointers(), ["/zz"], "{}", twice.text);
+        let sealed = raw(with_field(example, r#""zz": {"$sealed": "AQ"}"#)).problem(422, "validation-failed").await;
+        assert_eq!(sealed.pointers(), ["/zz/$sealed"], "{}", sealed.text);
+        let nul = raw(with_field(example, r#""zz": "a\u0000b""#)).problem(422, "validation-failed").await;
+        assert_eq!(nul.pointers(), ["/zz"], "{}", nul.text);
+        let unknown = raw(with_field(example, r#""zz": 1"#)).problem(422, "unknown-field").await;
+        assert_eq!(unknown.pointers(), ["/zz"], "{}", unknown.text);
+        raw("[]".into()).problem(422, "validation-failed").await;
+        raw("7".into()).problem(422, "validation-failed").await;
+        raw(format!("{{\"a\": {}1{}}}", "[".repeat(200), "]".repeat(200))).send().await.assert_refused();
+        operation.at(&tenant, id).raw("text/plain", example.to_string()).problem(415, "unsupported-media-type").await;
+        operation.at(&tenant, id).raw("application/json", with_field(example, &format!("\"zz\": \"{}\"", "x".repeat(2_000_000)))).problem(413, "payload-too-large").await;
+    }
+    assert_eq!(tenant.events_head().await, head, "nothing was appended");
+}
+
+impl Answer {
+    /// Some problem of the client's.
+    fn assert_refused(&self) {
+        assert!((400..500).contains(&self.status), "{}: {}", self.status, self.text);
+        self.is_problem(self.status, self.body["code"].as_str().unwrap_or_default());
+    }
+}
+
+async fn every_query_is_parsed_strictly(house: &House) {
+    let tenant = house.tenant().await;
+    for operation in operations(house).await.iter().filter(|operation| operation.queries && !operation.has_id()) {
+        for (query, pointer) in [("colour=red", "?colour"), ("limit=0", "?limit"), ("limit=101", "?limit"), ("limit=x", "?limit")] {
+            let answer = tenant.get(&format!("{}?{query}", operation.path)).send().await;
+            assert_eq!(answer.status, 422, "{} {query}: {}", operation.path, answer.text);
+            assert_eq!(answer.pointers(), [pointer], "{}", answer.text);
+        }
+    }
+}
+
+async fn fields_of_a_customer_are_checked(house: &House) {
+    let tenant = house.tenant().await;
+    let long = "x".repeat(256);
+    let future = "2999-01-01T00:00:00Z";
+    let cases = [
+        ("external_id", json!("")), ("external_id", json!(long)), ("external_id", json!(7)), ("name", json!("   ")),
+        ("name", json!(long)), ("email", json!("nobody")), ("email", json!("a@b@c.de")), ("country", json!("gb")),
+        ("country", json!("XX")), ("country", json!(["GB"])), ("occurred_at", json!(future)), ("occurred_at", json!("today")),
+    ];
+    for (field, value) in cases {
+        let refused = tenant.post("/customers", &json!({ field: value })).problem(422, "validation-failed").await;
+        assert_eq!(refused.pointers(), [format!("/{field}")], "{}", refused.text);
+    }
+    assert_eq!(tenant.events_head().await, tenant.first_head, "nothing was appended");
+}
+
+async fn fields_of_an_order_are_checked(house: &House) {
+    let tenant = house.tenant().await;
+    tenant.post("/customers", &json!({"external_id": "c"})).expect(201).await;
+    let head = tenant.events_head().await;
+    let long = "x".repeat(256);
+    let cases = [
+        ("external_id", json!("")), ("customer", json!("")), ("customer", json!(7)), ("customer", json!("ord_01h455vb4pex5vsknk084sn02q")),
+        ("placed_at", json!("1997-02-30T00:00:00Z")), ("currency", json!("usd")), ("lines", json!({})),
+        ("lines/0/sku", json!("")), ("lines/0/sku", json!(long)), ("lines/0/quantity", json!(-1)),
+        ("lines/0/quantity", json!("1")), ("lines/0/total/currency", json!("ZZZ")),
+    ];
+    for (field, value) in cases {
+        let mut body = order("ext:c", 5);
+        body["external_id"] = json!("o");
+        *body.pointer_mut(&format!("/{field}")).unwrap() = value;
+        let refused = tenant.post("/orders", &body).problem(422, "validation-failed").await;
+        assert_eq!(refused.pointers(), [format!("/{field}")], "{}", refused.text);
+    }
+    for missing in ["customer", "placed_at", "currency", "lines"] {
+        let mut body = order("ext:c", 5);
+        body.as_object_mut().unwrap().remove(missing);
+        let refused = tenant.post("/orders", &body).problem(422, "validation-failed").await;
+        assert_eq!(refused.pointers(), [format!("/{missing}")], "{}", refused.text);
+    }
+    assert_eq!(tenant.events_head().await, head, "nothing was appended");
+}
+
+async fn a_batch_is_bounded(house: &House) {
+    let tenant = house.tenant().await;
+    for path in ["/customers/batch", "/orders/batch"] {
+        for items in [json!([]), json!(vec![json!({}); 1_001])] {
+            let refused = tenant.post(path, &json!({"items": items})).problem(422, "validation-failed").await;
+            assert_eq!(refused.pointers(), ["/items"], "{}", refused.text);
+        }
+    }
+    assert_eq!(tenant.events_head().await, tenant.first_head, "nothing was appended");
+}
+
+async fn unknown_paths_and_methods_are_problems_too(house: &House) {
+    let tenant = house.tenant().await;
+    tenant.get("/nothing").problem(404, "not-found").await;
+    tenant.get("!/nothing").problem(404, "not-found").await;
+    let refused = tenant.call(Method::DELETE, "/customers").problem(405, "method-not-allowed").await;
+    assert!(refused.header("allow").contains("POST"));
+    let problem = house.visitor().get("!/problems/not-found").expect(200).await;
+    assert!(problem.text.contains("not-found"));
+}
+
+async fn a_key_in_the_address_is_refused(house: &House) {
+    let tenant = house.tenant().await;
+    for name in ["api_key", "key", "access_token"] {
+        tenant.get(&format!("/customers?{name}={}", tenant.secret)).problem(401, "credential-in-url").await;
+    }
+}
