@@ -51,7 +51,7 @@ BEGIN
         EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', name);
         EXECUTE format('ALTER TABLE %I FORCE ROW LEVEL SECURITY', name);
         EXECUTE format('CREATE POLICY %I ON %I TO annals_projector USING (true) WITH CHECK (true)', name || '_projector', name);
-        EXECUTE format('CREATE POLICY %I ON %I FOR SELECT TO annals_api USING (tenant_id::text = current_setting(''annals.tenant'', true))', name || '_api', name);
+        EXECUTE format('CREATE POLICY %I ON %I FOR SELECT TO annals_api USING (tenant_id = (SELECT nullif(current_setting(''annals.tenant'', true), '''')::uuid))', name || '_api', name);
     END LOOP;
 END $$;
 

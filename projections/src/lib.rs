@@ -8,11 +8,14 @@
 //! Architecture Invariant: nothing here writes to the log, holds a key or opens what is sealed.
 
 pub mod analytics;
+mod bells;
+mod checkpoint;
 pub mod documents;
 pub mod feed;
 mod projector;
 mod read_models;
 pub mod rows;
+mod runner;
 mod running;
 
 pub use documents::{DOCUMENTS, Document, DocumentType, Documented};
@@ -22,3 +25,6 @@ pub use projector::{ProjectError, Projector};
 pub use read_models::{Behind, ReadError, ReadModels, ReadPoint};
 pub use rows::{AuditEntry, AuditFilter, EventTypeCount};
 pub use running::{Projections, ProjectorState, ProjectorStatus};
+
+#[cfg(test)]
+mod test_support;

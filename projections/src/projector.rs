@@ -40,6 +40,14 @@ pub enum ProjectError {
     /// A state that can't be read or written as JSON.
     #[error("a document's state is no valid state")]
     State(#[from] serde_json::Error),
+    /// An event that does not follow on what the read model has of its stream.
+    #[error("the event at position {position} does not follow on version {follows} of its stream")]
+    OutOfOrder {
+        /// Its position.
+        position: i64,
+        /// What the read model has.
+        follows: i64,
+    },
     /// Postgres refuses or does not answer.
     #[error("the read models' database fails")]
     Database(#[from] sqlx::Error),
@@ -49,7 +57,7 @@ impl ProjectError {
     /// Whether trying again would fail again: the data is at fault, not the moment.
     pub fn is_deterministic(&self) -> bool {
         match self {
-            Self::Decode(_) | Self::State(_) => true,
+            Self::Decode(_) | Self::State(_) | Self::OutOfOrder { .. } => true,
             // Class 22 is "data exception", class 23 is "integrity constraint violation".
             Self::Database(error) => error
                 .as_database_error()

@@ -1,14 +1,27 @@
 //! The query side: one tenant at a time, over the pool that row-level security watches.
 
+use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use eventstore::{Role, TenantDb, WriteDsn};
+use sqlx::{PgConnection, Postgres, Row, Transaction};
+use tokio::sync::OnceCell;
+use tokio::time::Instant;
 use uuid::Uuid;
+
+use crate::bells::Bells;
+use crate::running::Projections;
+
+/// The first pause between two looks at a read model that is behind, and the longest.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(20));
 
 /// Answers from the read models; clones share everything.
 #[derive(Clone, Debug)]
 pub struct ReadModels {
     db: TenantDb,
+    bells: Bells,
+    time_zones: Arc<OnceCell<HashSet<String>>>,
 }
 
 /// How far a read model has come for one tenant.
@@ -49,7 +62,7 @@ pub enum ReadError {
     #[error("the range has more than {most} periods")]
     TooManyPeriods {
         /// How many it may have.
-        most: i64,
+        most: i32,
     },
     /// A sum beyond 64 bits.
     #[error("a sum is too large for a report")]
@@ -57,12 +70,31 @@ pub enum ReadError {
     /// A filter that the document type does not declare.
     #[error("`{0}` is not a column that can be filtered by")]
     UnknownColumn(String),
-    /// A stored state that is no JSON.
-    #[error("a stored document can't be read")]
-    Malformed(#[from] serde_json::Error),
+    /// A stored value that is not what it should be.
+    #[error("a stored value can't be read")]
+    Malformed(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// Postgres does not answer.
     #[error("the read models do not answer")]
-    Database(#[from] sqlx::Error),
+    Database(#[source] sqlx::Error),
+}
+
+impl From<sqlx::Error> for ReadError {
+    fn from(error: sqlx::Error) -> Self {
+        // "Numeric value out of range": the sums of a report are the only ones that can get there.
+        let too_large = error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "22003");
+        if too_large { Self::SumTooLarge } else { Self::Database(error) }
+    }
+}
+
+impl From<serde_json::Error> for ReadError {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Malformed(error.into())
+    }
+}
+
+/// The generation of a projector that is read, as a subquery. Names of projectors are our own constants.
+pub(crate) fn active(projector: &str) -> String {
+    format!("(SELECT generation FROM projection_generations WHERE projector = '{projector}' AND status = 'active')")
 }
 
 impl ReadModels {
@@ -73,16 +105,25 @@ impl ReadModels {
 
     /// Over a pool that shows one tenant at a time.
     pub fn new(db: TenantDb) -> Self {
-        Self { db }
+        Self { db, bells: Bells::default(), time_zones: Arc::default() }
+    }
+
+    /// The same, told at once by the projectors of this process, so that it need not look so often.
+    #[must_use]
+    pub fn hearing(mut self, projections: &Projections) -> Self {
+        self.bells = projections.bells();
+        self
     }
 
     /// How far a projector has come for a tenant.
     pub async fn point(&self, projector: &str, tenant: Uuid) -> Result<ReadPoint, ReadError> {
-        let _ = (projector, tenant, &self.db);
-        Ok(ReadPoint { sequence: 0, seen_seconds: 0.0 })
+        let mut tx = self.begin(tenant).await?;
+        let point = point(&mut tx, projector, tenant).await?;
+        tx.commit().await?;
+        Ok(point)
     }
 
-    /// Waits until a projector has seen a sequence of a tenant.
+    /// Waits until a projector has seen a sequence of a tenant; [`ReadError::Behind`] after all patience.
     pub async fn wait(
         &self,
         projector: &str,
@@ -90,7 +131,71 @@ impl ReadModels {
         sequence: i64,
         patience: Duration,
     ) -> Result<ReadPoint, ReadError> {
-        let _ = (sequence, patience);
-        self.point(projector, tenant).await
+        let end = Instant::now() + patience;
+        // Listening begins before the first look, so that nothing falls between the two.
+        let mut bell = self.bells.listen(projector);
+        let mut pause = PAUSES.0;
+        loop {
+            let point = self.point(projector, tenant).await?;
+            if point.sequence >= sequence {
+                return Ok(point);
+            }
+            let next = end.min(Instant::now() + pause);
+            if next >= end && Instant::now() >= end {
+                return Err(Behind { point }.into());
+            }
+            if let Ok(seen) = tokio::time::timeout_at(next, bell.heard(tenant, sequence)).await {
+                return Ok(ReadPoint { sequence: seen, seen_seconds: 0.0 });
+            }
+            pause = (pause * 2).min(PAUSES.1);
+        }
+    }
+
+    pub(crate) async fn begin(&self, tenant: Uuid) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+        self.db.begin(tenant).await
+    }
+
+    /// A transaction whose statements all see one moment, and the sequence that a projector stands at then.
+    pub(crate) async fn snapshot(
+        &self,
+        projector: &str,
+        tenant: Uuid,
+    ) -> Result<(Transaction<'static, Postgres>, i64), ReadError> {
+        let mut tx = self.begin(tenant).await?;
+        sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ").execute(&mut *tx).await?;
+        let point = point(&mut tx, projector, tenant).await?;
+        Ok((tx, point.sequence))
+    }
+
+    /// Refuses what Postgres has no zone for. It would take much else, POSIX rules among it, so its own list decides;
+    /// reading that costs it some hundred files, so it is read once.
+    pub(crate) async fn check_time_zone(&self, name: &str) -> Result<(), ReadError> {
+        let known = self.time_zones.get_or_try_init(async || {
+            let mut tx = self.begin(Uuid::nil()).await?;
+            let names: Vec<String> =
+                sqlx::query_scalar("SELECT name FROM pg_timezone_names").fetch_all(&mut *tx).await?;
+            tx.commit().await?;
+            Ok::<_, sqlx::Error>(names.into_iter().collect())
+        });
+        if known.await?.contains(name) { Ok(()) } else { Err(ReadError::UnknownTimeZone(name.to_owned())) }
+    }
+}
+
+async fn point(conn: &mut PgConnection, projector: &str, tenant: Uuid) -> Result<ReadPoint, sqlx::Error> {
+    let row = sqlx::query(
+        "SELECT coalesce(s.sequence, 0),
+            extract(epoch FROM clock_timestamp() - coalesce(s.at, g.created_at))::float8
+         FROM projection_generations g
+         LEFT JOIN projection_sequences s
+            ON s.projector = g.projector AND s.generation = g.generation AND s.tenant_id = $2
+         WHERE g.projector = $1 AND g.status = 'active'",
+    )
+    .bind(projector)
+    .bind(tenant)
+    .fetch_optional(conn)
+    .await?;
+    match row {
+        Some(row) => Ok(ReadPoint { sequence: row.try_get(0)?, seen_seconds: row.try_get::<f64, _>(1)?.max(0.0) }),
+        None => Ok(ReadPoint { sequence: 0, seen_seconds: 0.0 }),
     }
 }

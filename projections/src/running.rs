@@ -1,14 +1,38 @@
 //! The running projectors of this process.
 
-use eventstore::{EventStore, WriteDsn};
+use std::sync::Arc;
+use std::time::Duration;
+
+use eventstore::{EventStore, Leadership, Role, WriteDsn};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
+use crate::analytics::sales::Sales;
+use crate::bells::Bells;
+use crate::documents::DOCUMENTS;
 use crate::feed::kafka::KafkaConfig;
+use crate::feed::log::LogReader;
+use crate::projector::Projector;
+use crate::rows::AuditEntries;
+use crate::runner::{Runner, Shared, Source};
 
-/// The projectors of this process.
+/// How often a process that stands by asks for the work, and one that has it makes sure that it still has.
+const LEASE: Duration = Duration::from_secs(1);
+
+/// Every projector of the house.
+fn projectors() -> Vec<Arc<dyn Projector>> {
+    let documents = DOCUMENTS.iter().map(|kind| kind.projector());
+    documents.chain([Arc::new(AuditEntries) as Arc<dyn Projector>, Arc::new(Sales)]).collect()
+}
+
+/// The projectors of this process; clones share everything.
 #[derive(Clone, Debug)]
 pub struct Projections {
-    stop: CancellationToken,
+    store: EventStore,
+    bells: Bells,
+    statuses: Arc<[watch::Sender<ProjectorStatus>]>,
+    tasks: TaskTracker,
 }
 
 /// What a projector is doing.
@@ -36,7 +60,7 @@ pub struct ProjectorStatus {
     pub state: ProjectorState,
     /// The position that it has come to.
     pub position: i64,
-    /// How many events it lags behind the log's end.
+    /// How many events it lags behind the log's end; 0 while another process has the work.
     pub lag_events: i64,
     /// What it failed at, if it did.
     pub error: Option<String>,
@@ -51,17 +75,117 @@ impl Projections {
         kafka: Option<KafkaConfig>,
         stop: CancellationToken,
     ) -> Result<Self, sqlx::Error> {
-        let _ = (store, read, kafka);
-        Ok(Self { stop })
+        let projectors = projectors();
+        let settings = [
+            // Read models can always be made again: a checkpoint is lost with its rows or not at all.
+            ("synchronous_commit", "off"),
+            // The plans never depend on the parameters, and planning is the first cost of a small batch.
+            ("plan_cache_mode", "force_generic_plan"),
+            ("statement_timeout", "60s"),
+        ];
+        let pool = read.pool(Role::Projector, u32::try_from(projectors.len()).unwrap_or(8) + 1, &settings)?;
+        let shared =
+            Shared { log: LogReader::new(store.clone()), bells: Bells::of(&projectors), store: store.clone(), pool };
+        let statuses = projectors.iter().map(|projector| watch::Sender::new(ProjectorStatus::of(projector.name())));
+        let started =
+            Self { store, bells: shared.bells.clone(), statuses: statuses.collect(), tasks: TaskTracker::new() };
+        let crew = Crew { projectors, shared, statuses: started.statuses.clone() };
+        let _ = kafka;
+        started.tasks.spawn(crew.follow_log(stop.clone()));
+        started.tasks.spawn(started.clone().measure(stop));
+        started.tasks.close();
+        Ok(started)
+    }
+
+    /// What readers of this process listen to.
+    pub(crate) fn bells(&self) -> Bells {
+        self.bells.clone()
     }
 
     /// How each projector is.
     pub fn status(&self) -> Vec<ProjectorStatus> {
-        Vec::new()
+        let end = self.store.tail().position();
+        let lag = |status: &ProjectorStatus| match status.state {
+            ProjectorState::Standby => 0,
+            _ => (end - status.position).max(0),
+        };
+        let statuses = self.statuses.iter().map(|status| status.borrow().clone());
+        statuses.map(|status| ProjectorStatus { lag_events: lag(&status), ..status }).collect()
     }
 
     /// Waits until all have stopped.
     pub async fn stopped(&self) {
-        self.stop.cancelled().await;
+        self.tasks.wait().await;
+    }
+
+    async fn measure(self, stop: CancellationToken) {
+        let mut ticks = tokio::time::interval(Duration::from_secs(1));
+        while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+            for status in self.status() {
+                metrics::gauge!("annals_projector_lag_events", "projector" => status.name)
+                    .set(status.lag_events as f64);
+                let paused = status.state == ProjectorState::Paused;
+                metrics::gauge!("annals_projector_paused", "projector" => status.name).set(f64::from(u8::from(paused)));
+            }
+        }
+    }
+}
+
+impl ProjectorStatus {
+    fn of(name: &'static str) -> Self {
+        Self { name, state: ProjectorState::Standby, position: 0, lag_events: 0, error: None }
+    }
+}
+
+/// What it takes to run every projector.
+struct Crew {
+    projectors: Vec<Arc<dyn Projector>>,
+    shared: Shared,
+    statuses: Arc<[watch::Sender<ProjectorStatus>]>,
+}
+
+impl Crew {
+    /// Without Kafka one process has all the work; the others stand by for it.
+    async fn follow_log(self, stop: CancellationToken) {
+        while let Some(mut leadership) = stop.run_until_cancelled(self.lead()).await {
+            tracing::info!("this process keeps the read models");
+            let term = stop.child_token();
+            let running = self.start(&Source::Log, &term);
+            stop.run_until_cancelled(hold(&mut leadership)).await;
+            term.cancel();
+            running.wait().await;
+        }
+    }
+
+    async fn lead(&self) -> Leadership {
+        loop {
+            match self.shared.store.lead("projections").await {
+                Ok(Some(leadership)) => return leadership,
+                Ok(None) => {}
+                Err(error) => tracing::warn!(%error, "can't ask for the work of the projectors"),
+            }
+            tokio::time::sleep(LEASE).await;
+        }
+    }
+
+    fn start(&self, source: &Source, stop: &CancellationToken) -> TaskTracker {
+        let running = TaskTracker::new();
+        for (projector, status) in self.projectors.iter().zip(self.statuses.iter()) {
+            let runner = Runner::new(projector.clone(), self.shared.clone(), status.clone(), stop.clone());
+            running.spawn(runner.run(source.clone()));
+        }
+        running.close();
+        running
+    }
+}
+
+/// Returns once the leadership is lost.
+async fn hold(leadership: &mut Leadership) {
+    loop {
+        tokio::time::sleep(LEASE).await;
+        if let Err(error) = leadership.confirm().await {
+            tracing::warn!(%error, "the lease is lost");
+            return;
+        }
     }
 }

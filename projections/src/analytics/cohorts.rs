@@ -1,12 +1,16 @@
 //! What becomes of the customers who first bought in the same period.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use sqlx::{AssertSqlSafe, PgConnection};
 use uuid::Uuid;
 
-use super::{Amount, Range};
-use crate::read_models::{ReadError, ReadModels};
+use super::sales::ANALYTICS_SALES;
+use super::{Amount, Range, currency};
+use crate::read_models::{ReadError, ReadModels, active};
 
 /// Customers by the period of their first order.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -39,16 +43,165 @@ pub struct CohortCell {
     pub retention: f64,
     /// How many orders they placed.
     pub orders: i64,
-    /// What those orders cost, refunds not taken off; one amount for each currency that they were in.
+    /// What those orders cost, refunds not taken off; one amount for each currency that occurs in the report.
     pub revenue: Vec<Amount>,
     /// Whether the period had passed when the report was made.
     pub complete: bool,
 }
 
+/// The most periods that the report may span: 33 years of months, 7 of weeks. Its cells grow with their square.
+const MOST_PERIODS: i32 = 400;
+
 impl ReadModels {
-    /// Cohorts of a tenant. `now` is the moment of the report: no cell begins after it.
+    /// Cohorts of a tenant. `now` is the moment of the report: no cell begins after it. A customer belongs to the period
+    /// of its first order of all, and to none where that lies outside the range; cells count the orders inside it.
     pub async fn cohorts(&self, tenant: Uuid, range: &Range, now: DateTime<Utc>) -> Result<Cohorts, ReadError> {
-        let _ = (tenant, range, now, self);
-        Ok(Cohorts { sequence: 0, cohorts: Vec::new() })
+        self.check_time_zone(&range.time_zone).await?;
+        // Whatever is after the moment of the report is none of its business.
+        let to = range.to.filter(|to| *to <= now);
+        let (mut tx, sequence) = self.snapshot(ANALYTICS_SALES, tenant).await?;
+        let periods = self.periods(tenant, range, to.unwrap_or(now), &mut tx).await?;
+        if periods.len() > MOST_PERIODS as usize {
+            return Err(ReadError::TooManyPeriods { most: MOST_PERIODS });
+        }
+        let rows: Vec<Figures> = sqlx::query_as(AssertSqlSafe(cohorts_sql()))
+            .bind(tenant)
+            .bind(range.from)
+            .bind(to.unwrap_or(now))
+            .bind(range.interval.unit())
+            .bind(&range.time_zone)
+            .bind(range.interval.label())
+            .fetch_all(&mut *tx)
+            .await?;
+        tx.commit().await?;
+        Ok(Cohorts { sequence, cohorts: triangle(&periods, &rows)? })
     }
+
+    /// The periods from the first cohort's to the one before `end`; one more than allowed at most.
+    async fn periods(
+        &self,
+        tenant: Uuid,
+        range: &Range,
+        end: DateTime<Utc>,
+        conn: &mut PgConnection,
+    ) -> Result<Vec<Period>, ReadError> {
+        let sql = format!(
+            "WITH first AS (
+                SELECT date_trunc($4, min(first_order_at) AT TIME ZONE $5) AS period FROM analytics_customers
+                WHERE generation = {} AND tenant_id = $1
+                    AND first_order_at >= coalesce($2, '-infinity'::timestamptz) AND first_order_at < $3
+            )
+            SELECT to_char(period, $7) AS label, (period + $6::interval) AT TIME ZONE $5 <= $3 AS complete
+            FROM first, generate_series(first.period, least(
+                date_trunc($4, ($3 - interval '1 microsecond') AT TIME ZONE $5),
+                first.period + $8 * $6::interval), $6::interval) AS period
+            ORDER BY period",
+            active(ANALYTICS_SALES)
+        );
+        let periods = sqlx::query_as(AssertSqlSafe(sql))
+            .bind(tenant)
+            .bind(range.from)
+            .bind(end)
+            .bind(range.interval.unit())
+            .bind(&range.time_zone)
+            .bind(range.interval.step())
+            .bind(range.interval.label())
+            .bind(MOST_PERIODS)
+            .fetch_all(conn)
+            .await?;
+        Ok(periods)
+    }
+}
+
+/// A period of the report.
+#[derive(sqlx::FromRow)]
+struct Period {
+    label: String,
+    complete: bool,
+}
+
+/// The report's figures: of a cohort without a period, of a cell without a currency, of one currency in a cell.
+#[derive(sqlx::FromRow)]
+struct Figures {
+    cohort: String,
+    period: Option<String>,
+    currency: Option<String>,
+    customers: i64,
+    orders: i64,
+    revenue: i64,
+}
+
+/// One pass over the orders comes down to a row for each customer, period and currency; the figures are made of those.
+fn cohorts_sql() -> String {
+    format!(
+        "WITH members AS (
+            SELECT generation, tenant_id, customer_id, first_order_at FROM analytics_customers
+            WHERE generation = {active} AND tenant_id = $1
+                AND first_order_at >= coalesce($2, '-infinity'::timestamptz) AND first_order_at < $3
+        ), bought AS MATERIALIZED (
+            SELECT date_trunc($4, m.first_order_at AT TIME ZONE $5) AS cohort,
+                date_trunc($4, s.occurred_at AT TIME ZONE $5) AS period,
+                s.customer_id, s.currency, count(*) AS orders, sum(s.amount) AS revenue
+            FROM analytics_sales s JOIN members m USING (generation, tenant_id, customer_id)
+            WHERE s.generation = {active} AND s.tenant_id = $1 AND s.kind = 'order'
+                AND s.occurred_at >= coalesce($2, '-infinity'::timestamptz) AND s.occurred_at < $3
+            GROUP BY 1, 2, 3, 4
+        ), figures AS (
+            SELECT date_trunc($4, first_order_at AT TIME ZONE $5) AS cohort, NULL::timestamp AS period,
+                NULL AS currency, count(*) AS customers, 0 AS orders, 0 AS revenue
+            FROM members GROUP BY 1
+            UNION ALL
+            SELECT cohort, period, NULL, count(DISTINCT customer_id), 0, 0 FROM bought GROUP BY 1, 2
+            UNION ALL
+            SELECT cohort, period, currency, 0, sum(orders), sum(revenue) FROM bought GROUP BY 1, 2, 3
+        )
+        SELECT to_char(cohort, $6) AS cohort, to_char(period, $6) AS period, currency, customers,
+            orders::bigint AS orders, revenue::bigint AS revenue
+        FROM figures ORDER BY figures.cohort, figures.period, currency",
+        active = active(ANALYTICS_SALES)
+    )
+}
+
+/// Puts the figures into their cells; cells without any are there with zeros.
+fn triangle(periods: &[Period], figures: &[Figures]) -> Result<Vec<Cohort>, ReadError> {
+    let place = periods.iter().enumerate().map(|(place, period)| (period.label.as_str(), place));
+    let places: BTreeMap<&str, usize> = place.collect();
+    let codes: BTreeSet<&str> = figures.iter().filter_map(|figures| figures.currency.as_deref()).collect();
+    let none = codes.into_iter().map(|code| Ok(Amount { amount: 0, currency: currency(code)? }));
+    let none = none.collect::<Result<Vec<_>, ReadError>>()?;
+    let mut cohorts = BTreeMap::<usize, Cohort>::new();
+    // Those of whole cohorts first: the cells need them.
+    for of_cohort in figures.iter().filter(|figures| figures.period.is_none()) {
+        let Some(&first) = places.get(of_cohort.cohort.as_str()) else { continue };
+        let cells = periods.iter().skip(first).zip(0..).map(|(period, offset)| CohortCell {
+            offset,
+            active: 0,
+            retention: 0.0,
+            orders: 0,
+            revenue: none.clone(),
+            complete: period.complete,
+        });
+        let cohort =
+            Cohort { cohort: of_cohort.cohort.clone(), customers: of_cohort.customers, cells: cells.collect() };
+        cohorts.insert(first, cohort);
+    }
+    for figures in figures {
+        let Some(&period) = figures.period.as_deref().and_then(|period| places.get(period)) else { continue };
+        let Some(&first) = places.get(figures.cohort.as_str()) else { continue };
+        let Some(cohort) = cohorts.get_mut(&first) else { continue };
+        let Some(cell) = period.checked_sub(first).and_then(|offset| cohort.cells.get_mut(offset)) else { continue };
+        match &figures.currency {
+            None => {
+                cell.active = figures.customers;
+                cell.retention = figures.customers as f64 / cohort.customers as f64;
+            }
+            Some(code) => {
+                cell.orders += figures.orders;
+                let currency = currency(code)?;
+                let sum = cell.revenue.iter_mut().find(|sum| sum.currency == currency);
+                sum.into_iter().for_each(|sum| sum.amount = figures.revenue);
+            }
+        }
+    }
+    Ok(cohorts.into_values().collect())
 }

@@ -1,11 +1,15 @@
 //! The key figures of a tenant.
 
+use std::cmp::Ordering;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
-use super::Amount;
-use crate::read_models::{ReadError, ReadModels};
+use super::sales::ANALYTICS_SALES;
+use super::{Amount, currency};
+use crate::read_models::{ReadError, ReadModels, active};
 
 /// A figure and where it stands.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -36,15 +40,72 @@ pub struct Kpis {
 impl ReadModels {
     /// The key figures of a tenant.
     pub async fn kpis(&self, tenant: Uuid) -> Result<Kpis, ReadError> {
-        let _ = (tenant, self);
-        let sequence = 0;
+        let (mut tx, sequence) = self.snapshot(ANALYTICS_SALES, tenant).await?;
+        let (customers, buyers, repeaters): (i64, i64, i64) = sqlx::query_as(AssertSqlSafe(format!(
+            "SELECT count(*), count(*) FILTER (WHERE orders >= 1), count(*) FILTER (WHERE orders >= 2)
+             FROM analytics_customers WHERE generation = {} AND tenant_id = $1",
+            active(ANALYTICS_SALES)
+        )))
+        .bind(tenant)
+        .fetch_one(&mut *tx)
+        .await?;
+        let sums: Vec<Sums> = sqlx::query_as(AssertSqlSafe(format!(
+            "SELECT currency, count(*) FILTER (WHERE kind = 'order') AS orders,
+                coalesce(sum(amount) FILTER (WHERE kind = 'order'), 0)::bigint AS revenue,
+                coalesce(sum(amount) FILTER (WHERE kind = 'refund'), 0)::bigint AS refunds
+             FROM analytics_sales WHERE generation = {} AND tenant_id = $1 GROUP BY currency ORDER BY currency",
+            active(ANALYTICS_SALES)
+        )))
+        .bind(tenant)
+        .fetch_all(&mut *tx)
+        .await?;
+        tx.commit().await?;
+
+        let amounts = |of: fn(&Sums) -> i64| {
+            let amounts = sums.iter().map(|sums| Ok(Amount { amount: of(sums), currency: currency(&sums.currency)? }));
+            Ok::<_, ReadError>(Kpi { value: amounts.collect::<Result<Vec<_>, ReadError>>()?, sequence })
+        };
         Ok(Kpis {
-            customers: Kpi { value: 0, sequence },
-            orders: Kpi { value: 0, sequence },
-            revenue: Kpi { value: Vec::new(), sequence },
-            refunds: Kpi { value: Vec::new(), sequence },
-            average_order: Kpi { value: Vec::new(), sequence },
-            repeat_rate: Kpi { value: None, sequence },
+            customers: Kpi { value: customers, sequence },
+            orders: Kpi { value: sums.iter().map(|sums| sums.orders).sum(), sequence },
+            revenue: amounts(|sums| sums.revenue)?,
+            refunds: amounts(|sums| sums.refunds)?,
+            average_order: amounts(|sums| half_even(sums.revenue, sums.orders))?,
+            repeat_rate: Kpi { value: (buyers > 0).then(|| repeaters as f64 / buyers as f64), sequence },
         })
+    }
+}
+
+/// What a tenant's orders and refunds in one currency come to.
+#[derive(sqlx::FromRow)]
+struct Sums {
+    currency: String,
+    orders: i64,
+    revenue: i64,
+    refunds: i64,
+}
+
+/// The quotient of two numbers that are not negative, rounded half to even; 0 where there is nothing to divide by.
+fn half_even(sum: i64, count: i64) -> i64 {
+    if count == 0 {
+        return 0;
+    }
+    let (quotient, rest) = (sum / count, sum % count);
+    let up = match (rest * 2).cmp(&count) {
+        Ordering::Less => false,
+        Ordering::Equal => quotient % 2 == 1,
+        Ordering::Greater => true,
+    };
+    quotient + i64::from(up)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::half_even;
+
+    #[test]
+    fn an_average_is_rounded_half_to_even() {
+        assert_eq!([half_even(5, 2), half_even(7, 2), half_even(6, 4), half_even(10, 4)], [2, 4, 2, 2]);
+        assert_eq!([half_even(10, 3), half_even(11, 3), half_even(9, 3), half_even(0, 0)], [3, 4, 3, 0]);
     }
 }

@@ -10,6 +10,8 @@ use domain::Currency;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::read_models::ReadError;
+
 /// How long the periods of a report are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -71,4 +73,9 @@ pub struct Amount {
     pub amount: i64,
     /// Currency code of ISO 4217.
     pub currency: Currency,
+}
+
+/// A stored currency code.
+fn currency(code: &str) -> Result<Currency, ReadError> {
+    code.parse().map_err(|error: domain::MoneyError| ReadError::Malformed(error.into()))
 }

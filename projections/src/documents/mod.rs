@@ -1,13 +1,19 @@
 //! Resources as documents: the state of one stream, folded by its aggregate, and the columns that lists are filtered by.
 
+mod projector;
 mod types;
+
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use domain::{Aggregate, StreamType};
 use serde::Serialize;
+use sqlx::postgres::PgRow;
+use sqlx::{AssertSqlSafe, Row};
 use uuid::Uuid;
 
-use crate::read_models::{ReadError, ReadModels};
+use crate::projector::Projector;
+use crate::read_models::{ReadError, ReadModels, active};
 
 pub use types::DOCUMENTS;
 
@@ -15,25 +21,15 @@ pub use types::DOCUMENTS;
 pub trait Documented: Aggregate {
     /// The table, which is also the projector's name: `context_things`.
     const TABLE: &'static str;
-    /// What lists can be filtered by.
+    /// What lists can be filtered by, as the migration of the table has it.
     const COLUMNS: &'static [Column<Self>];
 }
 
-/// A column that lists can be filtered by.
+/// A column that lists can be filtered by, and how its value follows from the state.
 #[derive(Debug)]
 pub struct Column<A> {
     name: &'static str,
-    kind: Kind,
     value: Value<A>,
-}
-
-/// What Postgres stores in a column.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// A `text`.
-    Text,
-    /// A `uuid`.
-    Id,
 }
 
 #[derive(Debug)]
@@ -44,12 +40,12 @@ enum Value<A> {
 
 /// A column of text.
 pub const fn text<A>(name: &'static str, value: fn(&A) -> Option<String>) -> Column<A> {
-    Column { name, kind: Kind::Text, value: Value::Text(value) }
+    Column { name, value: Value::Text(value) }
 }
 
 /// A column of UUIDs.
 pub const fn id<A>(name: &'static str, value: fn(&A) -> Option<Uuid>) -> Column<A> {
-    Column { name, kind: Kind::Id, value: Value::Id(value) }
+    Column { name, value: Value::Id(value) }
 }
 
 /// A value that is a string in JSON, as a status is.
@@ -67,16 +63,32 @@ pub struct DocumentType {
     pub name: &'static str,
     /// The streams that it shows.
     pub stream: StreamType,
-    kind_of: fn(&str) -> Option<Kind>,
+    column_type: fn(&str) -> Option<&'static str>,
+    projector: fn() -> Arc<dyn Projector>,
+}
+
+impl DocumentType {
+    /// What keeps the documents.
+    pub(crate) fn projector(&self) -> Arc<dyn Projector> {
+        (self.projector)()
+    }
 }
 
 /// The document type of an aggregate.
 pub const fn of<A: Documented>() -> DocumentType {
-    DocumentType { name: A::TABLE, stream: A::STREAM, kind_of: kind_of::<A> }
+    DocumentType {
+        name: A::TABLE,
+        stream: A::STREAM,
+        column_type: column_type::<A>,
+        projector: projector::projector::<A>,
+    }
 }
 
-fn kind_of<A: Documented>(name: &str) -> Option<Kind> {
-    A::COLUMNS.iter().find(|column| column.name == name).map(|column| column.kind)
+fn column_type<A: Documented>(name: &str) -> Option<&'static str> {
+    A::COLUMNS.iter().find(|column| column.name == name).map(|column| match column.value {
+        Value::Text(_) => "text",
+        Value::Id(_) => "uuid",
+    })
 }
 
 /// A document as it was read.
@@ -99,7 +111,8 @@ pub struct Document {
 }
 
 impl ReadModels {
-    /// Documents of a type, newest first by id: those below `before` that have all these values, at most `limit`.
+    /// Documents of a type, newest first by id: those below `before` that have all these values, at most `limit`. The
+    /// value of a column of ids is a UUID's text.
     pub async fn list(
         &self,
         tenant: Uuid,
@@ -108,10 +121,40 @@ impl ReadModels {
         before: Option<Uuid>,
         limit: i64,
     ) -> Result<Vec<Document>, ReadError> {
-        for (name, _) in filters {
-            (kind.kind_of)(name).ok_or_else(|| ReadError::UnknownColumn((*name).to_owned()))?;
+        let mut sql = format!(
+            "SELECT id, state, version, sequence, created_at, updated_at, created_by FROM {} \
+             WHERE generation = {} AND tenant_id = $1 AND id < $2",
+            kind.name,
+            active(kind.name)
+        );
+        for (place, (name, value)) in filters.iter().enumerate() {
+            let column_type = (kind.column_type)(name).ok_or_else(|| ReadError::UnknownColumn((*name).to_owned()))?;
+            if column_type == "uuid" && Uuid::try_parse(value).is_err() {
+                return Ok(Vec::new());
+            }
+            sql.push_str(&format!(" AND {name} = ${}::{column_type}", place + 4));
         }
-        let _ = (tenant, before, limit, self);
-        Ok(Vec::new())
+        sql.push_str(" ORDER BY id DESC LIMIT $3");
+        // Only names that the type declares came into the text.
+        let mut query = sqlx::query(AssertSqlSafe(sql)).bind(tenant).bind(before.unwrap_or(Uuid::max())).bind(limit);
+        for (_, value) in filters {
+            query = query.bind(*value);
+        }
+        let mut tx = self.begin(tenant).await?;
+        let rows = query.fetch_all(&mut *tx).await?;
+        tx.commit().await?;
+        rows.iter().map(document).collect()
     }
+}
+
+fn document(row: &PgRow) -> Result<Document, ReadError> {
+    Ok(Document {
+        id: row.try_get(0)?,
+        state: serde_json::from_str(row.try_get(1)?)?,
+        version: row.try_get(2)?,
+        sequence: row.try_get(3)?,
+        created_at: row.try_get(4)?,
+        updated_at: row.try_get(5)?,
+        created_by: row.try_get(6)?,
+    })
 }

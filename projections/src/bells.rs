@@ -1,0 +1,62 @@
+//! How the projectors of this process tell its readers that they have come further: a reader that waits for its own
+//! write need not ask the database again and again.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use crate::projector::Projector;
+
+/// What the last batch of a projector brought: the last sequence of each tenant in it.
+pub(crate) type Seen = Arc<[(Uuid, i64)]>;
+
+/// One bell a projector.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Bells {
+    by_projector: Arc<HashMap<&'static str, watch::Sender<Seen>>>,
+}
+
+/// A reader's ear at one bell; deaf where the projector does not run in this process.
+pub(crate) struct Ear {
+    bell: Option<watch::Receiver<Seen>>,
+}
+
+impl Bells {
+    /// A bell for each of these projectors.
+    pub(crate) fn of(projectors: &[Arc<dyn Projector>]) -> Self {
+        let bells = projectors.iter().map(|projector| (projector.name(), watch::Sender::new(Seen::from([]))));
+        Self { by_projector: Arc::new(bells.collect()) }
+    }
+
+    /// Says what was committed.
+    pub(crate) fn ring(&self, projector: &str, seen: impl IntoIterator<Item = (Uuid, i64)>) {
+        if let Some(bell) = self.by_projector.get(projector).filter(|bell| bell.receiver_count() > 0) {
+            bell.send_replace(seen.into_iter().collect());
+        }
+    }
+
+    /// Listens from now on.
+    pub(crate) fn listen(&self, projector: &str) -> Ear {
+        Ear { bell: self.by_projector.get(projector).map(watch::Sender::subscribe) }
+    }
+}
+
+impl Ear {
+    /// Waits until the tenant's sequence was heard, and gives the last one. It may miss a batch, so its silence says
+    /// nothing: whoever waits looks at the table from time to time.
+    pub(crate) async fn heard(&mut self, tenant: Uuid, sequence: i64) -> i64 {
+        while let Some(bell) = &mut self.bell {
+            if bell.changed().await.is_err() {
+                self.bell = None;
+                break;
+            }
+            let seen = bell.borrow_and_update();
+            if let Some((_, last)) = seen.iter().find(|(of, last)| *of == tenant && *last >= sequence) {
+                return *last;
+            }
+        }
+        std::future::pending().await
+    }
+}

@@ -1,0 +1,253 @@
+//! How far a projector has come in each slot, and the fence that keeps a zombie from writing.
+//!
+//! `stored` is what the database has, and what it must still have when the next batch commits. `covered` runs ahead of it:
+//! it counts the batch in hand, and for a slot in which nothing happens, what a heartbeat or a reading of the log says.
+
+use sqlx::{PgConnection, Row};
+
+use eventstore::bytes::SLOTS;
+
+const COUNT: usize = SLOTS as usize;
+
+/// A slot that stays without events is written along with a batch once its checkpoint is this far behind: a restart reads
+/// the log from the lowest checkpoint on.
+const STALE: i64 = 10_000;
+
+/// A set of slots.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Slots(u64);
+
+impl Slots {
+    /// All of them.
+    pub(crate) const ALL: Self = Self(u64::MAX);
+
+    /// Those of some partitions, of `count` in all: partition = slot mod count.
+    pub(crate) fn of_partitions(partitions: &[i32], count: i32) -> Self {
+        let taken = |slot: &u8| partitions.contains(&(i32::from(*slot) % count.max(1)));
+        Self((0..SLOTS).filter(taken).fold(0, |set, slot| set | 1 << slot))
+    }
+
+    pub(crate) fn contains(self, slot: u8) -> bool {
+        self.0 >> slot & 1 == 1
+    }
+
+    pub(crate) fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    pub(crate) fn insert(&mut self, slot: u8) {
+        self.0 |= 1 << slot;
+    }
+
+    pub(crate) fn iter(self) -> impl Iterator<Item = u8> {
+        (0..SLOTS).filter(move |slot| self.contains(*slot))
+    }
+}
+
+/// What to do with an event that the feed brings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// It was applied before.
+    Drop,
+    /// It is the next of its slot.
+    Apply,
+    /// Something before it is missing: the log has it.
+    CatchUp,
+}
+
+/// The rule of the feed, whatever the feed did: `previous` is the position of the event before it in its slot.
+pub(crate) fn step(covered: i64, position: i64, previous: i64) -> Step {
+    if position <= covered {
+        Step::Drop
+    } else if previous > covered {
+        Step::CatchUp
+    } else {
+        Step::Apply
+    }
+}
+
+/// The checkpoints of a projector in one generation.
+#[derive(Clone, Debug)]
+pub(crate) struct Checkpoints {
+    projector: &'static str,
+    generation: i32,
+    /// The slots that this process has the work of.
+    pub(crate) slots: Slots,
+    stored: [i64; COUNT],
+    covered: [i64; COUNT],
+}
+
+/// The part of the checkpoints that a batch moves.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Moves {
+    slots: Vec<i16>,
+    expected: Vec<i64>,
+    new: Vec<i64>,
+}
+
+/// How a batch's first statement went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fence {
+    /// The checkpoints were where they should be, and have moved.
+    Passed,
+    /// Another process has moved them: what this one believes is old.
+    Closed,
+}
+
+impl Checkpoints {
+    /// None yet: [`load`](Self::load) comes first.
+    pub(crate) fn new(projector: &'static str, generation: i32) -> Self {
+        let none = [0; COUNT];
+        Self { projector, generation, slots: Slots::default(), stored: none, covered: none }
+    }
+
+    /// What to do with an event of a slot.
+    pub(crate) fn step(&self, slot: u8, position: i64, previous: i64) -> Step {
+        if self.slots.contains(slot) { step(self.covered(slot), position, previous) } else { Step::Drop }
+    }
+
+    /// Everything of the slot at or below this position is applied or in hand.
+    pub(crate) fn covered(&self, slot: u8) -> i64 {
+        self.covered.get(usize::from(slot)).copied().unwrap_or(i64::MAX)
+    }
+
+    /// Notes that everything of the slot up to this position is applied or in hand.
+    pub(crate) fn cover(&mut self, slot: u8, position: i64) {
+        if let Some(covered) = self.covered.get_mut(usize::from(slot)) {
+            *covered = position.max(*covered);
+        }
+    }
+
+    /// The same for every slot of this process.
+    pub(crate) fn cover_all(&mut self, position: i64) {
+        self.slots.iter().for_each(|slot| self.cover(slot, position));
+    }
+
+    /// The position up to which every slot of this process is covered.
+    pub(crate) fn low(&self) -> i64 {
+        self.slots.iter().map(|slot| self.covered(slot)).min().unwrap_or(0)
+    }
+
+    /// Reads what is stored, making the rows where there are none, and believes nothing else any more.
+    pub(crate) async fn load(&mut self, conn: &mut PgConnection) -> Result<(), sqlx::Error> {
+        let rows =
+            sqlx::query("SELECT slot, position FROM projection_checkpoints WHERE projector = $1 AND generation = $2")
+                .bind(self.projector)
+                .bind(self.generation)
+                .fetch_all(conn)
+                .await?;
+        self.stored = [0; COUNT];
+        for row in rows {
+            let slot: i16 = row.try_get(0)?;
+            if let Some(stored) = usize::try_from(slot).ok().and_then(|slot| self.stored.get_mut(slot)) {
+                *stored = row.try_get(1)?;
+            }
+        }
+        self.covered = self.stored;
+        Ok(())
+    }
+
+    /// What a batch moves that ends in these slots at these positions. `busy` are the slots with events still in hand:
+    /// of the others, those that have fallen far behind come along, and with `settle` all that lag at all.
+    pub(crate) fn moves(&self, ends: &[(u8, i64)], busy: Slots, settle: bool) -> Moves {
+        let mut moves = Moves::default();
+        for slot in self.slots.iter() {
+            let stored = self.stored.get(usize::from(slot)).copied().unwrap_or(0);
+            let lags = self.covered(slot) - stored;
+            let new = match ends.iter().find(|(of, _)| *of == slot) {
+                Some((_, end)) => *end,
+                None if !busy.contains(slot) && lags > if settle { 0 } else { STALE } => self.covered(slot),
+                None => continue,
+            };
+            moves.slots.push(i16::from(slot));
+            moves.expected.push(stored);
+            moves.new.push(new);
+        }
+        moves
+    }
+
+    /// Moves the checkpoints and notes the tenants' sequences, unless another process has moved them meanwhile. It is
+    /// the first statement of the transaction that writes the rows, and locks the checkpoints until that ends.
+    pub(crate) async fn fence(
+        &self,
+        moves: &Moves,
+        sequences: &[(uuid::Uuid, i64)],
+        conn: &mut PgConnection,
+    ) -> Result<Fence, sqlx::Error> {
+        let moved: i64 = sqlx::query_scalar(
+            "WITH fence AS (
+                UPDATE projection_checkpoints AS c SET position = m.new
+                FROM unnest($3::smallint[], $4::bigint[], $5::bigint[]) AS m (slot, expected, new)
+                WHERE c.projector = $1 AND c.generation = $2 AND c.slot = m.slot AND c.position = m.expected
+                RETURNING 1
+            ), noted AS (
+                INSERT INTO projection_sequences (projector, generation, tenant_id, sequence, at)
+                SELECT $1, $2, s.tenant_id, s.sequence, clock_timestamp()
+                FROM unnest($6::uuid[], $7::bigint[]) AS s (tenant_id, sequence)
+                WHERE (SELECT count(*) FROM fence) = cardinality($3::smallint[])
+                ON CONFLICT (projector, generation, tenant_id)
+                DO UPDATE SET sequence = excluded.sequence, at = excluded.at
+            )
+            SELECT count(*) FROM fence",
+        )
+        .bind(self.projector)
+        .bind(self.generation)
+        .bind(&moves.slots)
+        .bind(&moves.expected)
+        .bind(&moves.new)
+        .bind(sequences.iter().map(|(tenant, _)| *tenant).collect::<Vec<_>>())
+        .bind(sequences.iter().map(|(_, sequence)| *sequence).collect::<Vec<_>>())
+        .fetch_one(conn)
+        .await?;
+        Ok(if usize::try_from(moved) == Ok(moves.slots.len()) { Fence::Passed } else { Fence::Closed })
+    }
+
+    /// Notes that the transaction of these moves has committed.
+    pub(crate) fn committed(&mut self, moves: &Moves) {
+        for (slot, new) in moves.slots.iter().zip(&moves.new) {
+            if let Some(stored) = usize::try_from(*slot).ok().and_then(|slot| self.stored.get_mut(slot)) {
+                *stored = *new;
+            }
+        }
+    }
+}
+
+impl Moves {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+}
+
+/// Makes the first generation of a projector and its checkpoints where there are none; answers the generation that is
+/// kept and the revision of its rows.
+pub(crate) async fn prepare(
+    projector: &str,
+    revision: i32,
+    conn: &mut PgConnection,
+) -> Result<(i32, i32), sqlx::Error> {
+    sqlx::query(
+        "INSERT INTO projection_generations (projector, generation, status, revision, activated_at)
+         SELECT $1, 1, 'active', $2, clock_timestamp()
+         WHERE NOT EXISTS (SELECT FROM projection_generations WHERE projector = $1)
+         ON CONFLICT DO NOTHING",
+    )
+    .bind(projector)
+    .bind(revision)
+    .execute(&mut *conn)
+    .await?;
+    let kept: (i32, i32) = sqlx::query_as(
+        "SELECT generation, revision FROM projection_generations WHERE projector = $1 AND status = 'active'",
+    )
+    .bind(projector)
+    .fetch_one(&mut *conn)
+    .await?;
+    sqlx::query(
+        "INSERT INTO projection_checkpoints (projector, generation, slot)
+         SELECT $1, $2, slot FROM generate_series(0, 63) AS slot ON CONFLICT DO NOTHING",
+    )
+    .bind(projector)
+    .bind(kept.0)
+    .execute(conn)
+    .await?;
+    Ok(kept)
+}

@@ -1,0 +1,148 @@
+//! A house on the real Postgres of `./dev test`, for the tests beside the code. Without one these tests do nothing.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use domain::commerce::{CustomerEvent, OrderEvent, OrderLine};
+use domain::{AnyId, CustomerId, Event, Money, names};
+use eventstore::{
+    Append, Credentials, EventStore, NewEvent, Role, StoreConfig, StreamAppend, WriteDsn, migrate, new_id,
+};
+use secrecy::SecretString;
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::{Projections, ReadModels};
+
+/// A database of its own, with its log, its projectors (once started) and its queries.
+pub(crate) struct House {
+    pub(crate) dsn: WriteDsn,
+    pub(crate) store: EventStore,
+    pub(crate) reads: ReadModels,
+    pub(crate) stop: CancellationToken,
+    name: String,
+    server: WriteDsn,
+}
+
+fn server() -> Option<WriteDsn> {
+    let secret = |name: &str| std::env::var(name).ok().map(SecretString::from);
+    Some(WriteDsn {
+        url: std::env::var("ANNALS_DATABASE_URL").ok()?,
+        credentials: Credentials {
+            owner: secret("ANNALS_OWNER_PASSWORD"),
+            api: secret("ANNALS_API_PASSWORD")?,
+            writer: secret("ANNALS_WRITER_PASSWORD")?,
+            reader: secret("ANNALS_READER_PASSWORD")?,
+            projector: secret("ANNALS_PROJECTOR_PASSWORD")?,
+        },
+    })
+}
+
+impl House {
+    /// `None` where no Postgres is configured.
+    pub(crate) async fn open() -> Option<Self> {
+        let server = server()?;
+        let name = format!("annals_projections_{}", new_id().simple());
+        let mut owner = PgConnection::connect_with(&server.options(Role::Owner).unwrap()).await.unwrap();
+        sqlx::query(AssertSqlSafe(format!("CREATE DATABASE {name}"))).execute(&mut owner).await.unwrap();
+        let (base, _) = server.url.rsplit_once('/').unwrap();
+        let dsn = WriteDsn { url: format!("{base}/{name}"), ..server.clone() };
+        migrate::run(&dsn, &dsn).await.unwrap();
+        let config =
+            StoreConfig { dsn: dsn.clone(), roles: "test".to_owned(), poll: Duration::from_millis(5), readers: 4 };
+        let store = EventStore::connect(config).await.unwrap();
+        let reads = ReadModels::connect(&dsn, 4).unwrap();
+        Some(Self { dsn, store, reads, stop: CancellationToken::new(), name, server })
+    }
+
+    /// Projectors that read the log itself.
+    pub(crate) fn project(&self) -> Projections {
+        Projections::start(self.store.clone(), &self.dsn, None, self.stop.child_token()).unwrap()
+    }
+
+    /// Appends events, each list to a new or known stream, and gives the tenant's last sequence.
+    pub(crate) async fn append(&self, tenant: Uuid, streams: Vec<StreamAppend>) -> i64 {
+        let append = Append { tenant, epoch: self.store.epoch(), streams, ..Append::default() };
+        self.store.append(append).await.unwrap().sequence
+    }
+
+    /// Waits until a projector has seen that sequence.
+    pub(crate) async fn seen(&self, projector: &str, tenant: Uuid, sequence: i64) {
+        self.reads.wait(projector, tenant, sequence, Duration::from_secs(30)).await.unwrap();
+    }
+
+    /// Ends what runs and takes the database away.
+    pub(crate) async fn close(self) {
+        self.stop.cancel();
+        drop(self.store);
+        let mut owner = PgConnection::connect_with(&self.server.options(Role::Owner).unwrap()).await.unwrap();
+        let drop = format!("DROP DATABASE {} WITH (FORCE)", self.name);
+        sqlx::query(AssertSqlSafe(drop)).execute(&mut owner).await.unwrap();
+    }
+}
+
+pub(crate) fn at(text: &str) -> DateTime<Utc> {
+    text.parse().unwrap()
+}
+
+pub(crate) fn money(amount: i64, currency: &str) -> Money {
+    Money::new(amount, currency.parse().unwrap()).unwrap()
+}
+
+/// An event that is ready to be appended.
+pub(crate) fn new_event<E: Event>(event: &E, occurred_at: DateTime<Utc>) -> NewEvent {
+    NewEvent {
+        event_id: new_id(),
+        event_type: event.event_type().name,
+        schema_version: event.event_type().schema_version,
+        subjects: Vec::new(),
+        actor: AnyId::new("key", Uuid::from_u128(1)).to_string(),
+        occurred_at,
+        payload: event.payload().unwrap(),
+        metadata: r#"{"request_id":"req_1","causation_id":"cmd_1","command":"commerce.test"}"#.to_owned(),
+        salt: [7; 16],
+    }
+}
+
+/// A customer that was created.
+pub(crate) fn created(customer: Uuid, country: &str) -> StreamAppend {
+    let event =
+        CustomerEvent::Created { external_id: None, name: None, email: None, country: Some(country.parse().unwrap()) };
+    StreamAppend {
+        stream_type: names::CUSTOMER.name,
+        stream_id: customer,
+        expected_version: 0,
+        events: vec![new_event(&event, at("1997-01-01T00:00:00Z"))],
+    }
+}
+
+/// An order that was placed.
+pub(crate) fn placed(order: Uuid, customer: Uuid, occurred_at: DateTime<Utc>, total: Money) -> StreamAppend {
+    let line = OrderLine { sku: "cd".parse().unwrap(), name: None, quantity: 1, unit_price: None, total };
+    let event =
+        OrderEvent::Placed { external_id: None, customer: CustomerId::from(customer), lines: vec![line], total };
+    StreamAppend {
+        stream_type: names::ORDER.name,
+        stream_id: order,
+        expected_version: 0,
+        events: vec![new_event(&event, occurred_at)],
+    }
+}
+
+/// An order that was given money back for.
+pub(crate) fn refunded(
+    order: Uuid,
+    version: i64,
+    customer: Uuid,
+    occurred_at: DateTime<Utc>,
+    amount: Money,
+) -> StreamAppend {
+    let event = OrderEvent::Refunded { customer: CustomerId::from(customer), amount, reason: None };
+    StreamAppend {
+        stream_type: names::ORDER.name,
+        stream_id: order,
+        expected_version: version,
+        events: vec![new_event(&event, occurred_at)],
+    }
+}
