@@ -49,7 +49,12 @@ async fn cohorts_follow_the_customers_first_order(house: &House) {
     buy(&tenant, "b", "1997-01-31T23:59:59Z", 7, "EUR").await;
     let last = buy(&tenant, "c", "1997-02-01T00:00:00Z", 20, "USD").await;
     let cohorts = cohorts(&tenant, &last, json!({})).await;
-    let labels: Vec<_> = cohorts.as_array().unwrap().iter().map(|c| (c["cohort"].as_str().unwrap(), c["customers"].as_i64().unwrap())).collect();
+    let labels: Vec<_> = cohorts
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|c| (c["cohort"].as_str().unwrap(), c["customers"].as_i64().unwrap()))
+        .collect();
     assert_eq!(labels, [("1997-01", 2), ("1997-02", 1)]);
     assert_eq!(cells(&cohorts[0], "active"), [2, 0, 1]);
     assert_eq!(cells(&cohorts[0], "orders"), [3, 0, 2]);
@@ -87,17 +92,34 @@ async fn revenue_counts_refunds_when_they_were_made(house: &House) {
     let placed = buy(&tenant, "a", "1997-01-10T00:00:00Z", 100, "USD").await;
     buy(&tenant, "a", "1997-03-10T00:00:00Z", 11, "USD").await;
     let refund = json!({"amount": {"amount": 30, "currency": "USD"}});
-    let refunded = tenant.post(&format!("/orders/{}/refund", placed.id()), &refund).header("idempotency-key", "k").expect(200).await;
-    let revenue = tenant.get("/analytics/revenue?from=1997-01-01T00:00:00Z&to=1997-04-01T00:00:00Z&interval=month").after(&refunded).expect(200).await;
+    let refunded = tenant
+        .post(&format!("/orders/{}/refund", placed.id()), &refund)
+        .header("idempotency-key", "k")
+        .expect(200)
+        .await;
+    let revenue = tenant
+        .get("/analytics/revenue?from=1997-01-01T00:00:00Z&to=1997-04-01T00:00:00Z&interval=month")
+        .after(&refunded)
+        .expect(200)
+        .await;
     let of = |n: usize| {
         let row = &revenue.data()[n];
-        (row["period"].as_str().unwrap(), row["orders"].as_i64().unwrap(), row["order_revenue"]["amount"].as_i64().unwrap(), row["refunds"]["amount"].as_i64().unwrap())
+        (
+            row["period"].as_str().unwrap(),
+            row["orders"].as_i64().unwrap(),
+            row["order_revenue"]["amount"].as_i64().unwrap(),
+            row["refunds"]["amount"].as_i64().unwrap(),
+        )
     };
     assert_eq!([of(0), of(1), of(2)], [("1997-01", 1, 100, 0), ("1997-02", 0, 0, 0), ("1997-03", 1, 11, 0)]);
-    let all = tenant.get("/analytics/revenue?from=1997-01-01T00:00:00Z&to=2999-01-01T00:00:00Z&interval=month").send().await;
+    let all =
+        tenant.get("/analytics/revenue?from=1997-01-01T00:00:00Z&to=2999-01-01T00:00:00Z&interval=month").send().await;
     assert!(all.status == 200 || all.status == 422, "a range too long for its interval is told: {}", all.text);
     let year = refunded.body["updated_at"].as_str().unwrap()[..4].to_owned();
-    let now = tenant.get(&format!("/analytics/revenue?from={year}-01-01T00:00:00Z&to={year}-12-31T23:59:59Z&interval=month")).expect(200).await;
+    let now = tenant
+        .get(&format!("/analytics/revenue?from={year}-01-01T00:00:00Z&to={year}-12-31T23:59:59Z&interval=month"))
+        .expect(200)
+        .await;
     let net: i64 = now.data().iter().map(|row| row["net"]["amount"].as_i64().unwrap()).sum();
     assert_eq!(net, -30, "{}", now.text);
 }
@@ -145,6 +167,9 @@ async fn reports_refuse_what_makes_no_sense(house: &House) {
         let refused = tenant.post("/analytics/cohort-analysis", &body).problem(422, "validation-failed").await;
         assert_eq!(refused.pointers(), [format!("/{field}")], "{}", refused.text);
     }
-    tenant.get("/analytics/revenue?from=1997-01-01T00:00:00Z&to=1997-04-01T00:00:00Z&interval=month&time_zone=Nowhere").problem(422, "validation-failed").await;
+    tenant
+        .get("/analytics/revenue?from=1997-01-01T00:00:00Z&to=1997-04-01T00:00:00Z&interval=month&time_zone=Nowhere")
+        .problem(422, "validation-failed")
+        .await;
     tenant.get("/analytics/revenue?interval=month&colour=red").send().await;
 }

@@ -18,7 +18,8 @@ tests![
 
 async fn the_trail_says_who_did_what_to_what(house: &House) {
     let tenant = house.tenant().await;
-    let customer = tenant.post("/customers", &json!({"name": "Ada"})).header("x-request-id", "req-42").expect(201).await;
+    let customer =
+        tenant.post("/customers", &json!({"name": "Ada"})).header("x-request-id", "req-42").expect(201).await;
     assert_eq!(customer.header("x-request-id"), "req-42");
     let trail = tenant.get("/audit-logs").after(&customer).expect(200).await;
     let entry = &trail.data()[0];
@@ -43,7 +44,10 @@ async fn the_trail_is_filtered(house: &House) {
     let mine = actions(&format!("actor={}", tenant.key_id)).await;
     assert_eq!(mine, ["order.placed", "customer.created"]);
     let events = tenant.get(&format!("/customers/{}/history", customer.id())).expect(200).await;
-    let recorded = events.data().iter().find(|e| e["sequence"] == changed.sequence()).unwrap()["recorded_at"].as_str().unwrap().to_owned();
+    let recorded = events.data().iter().find(|e| e["sequence"] == changed.sequence()).unwrap()["recorded_at"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     assert!(!actions(&format!("to={recorded}")).await.contains(&"order.placed".to_owned()));
     assert_eq!(actions(&format!("from={recorded}&action=customer.")).await, ["customer.changed"]);
 }
@@ -57,10 +61,14 @@ async fn events_are_read_in_order_after_a_sequence(house: &House) {
     let page = tenant.get("/events?limit=3").expect(200).await;
     let sequences: Vec<_> = page.data().iter().map(|e| e["sequence"].as_i64().unwrap()).collect();
     assert_eq!(sequences, [1, 2, 3]);
-    let orders = tenant.get(&format!("/events?after={}&type=order.placed&limit=100", customer.sequence())).expect(200).await;
+    let orders =
+        tenant.get(&format!("/events?after={}&type=order.placed&limit=100", customer.sequence())).expect(200).await;
     assert_eq!(orders.data().len(), 5);
     let event = &orders.data()[0];
-    assert_eq!((event["type"].as_str(), event["schema_version"].as_i64(), event["version"].as_i64()), (Some("order.placed"), Some(1), Some(1)));
+    assert_eq!(
+        (event["type"].as_str(), event["schema_version"].as_i64(), event["version"].as_i64()),
+        (Some("order.placed"), Some(1), Some(1))
+    );
     assert_eq!(event["data"]["customer"], customer.body["id"]);
     assert!(event["stream"].as_str().unwrap().starts_with("ord_"));
     let stream = tenant.get(&format!("/events?stream={}", customer.id())).expect(200).await;
@@ -89,7 +97,10 @@ async fn a_sequence_beyond_the_log_is_refused(house: &House) {
 async fn the_first_event_of_a_tenant_opens_it(house: &House) {
     let tenant = house.tenant().await;
     let events = tenant.get("/events?limit=1").expect(200).await;
-    assert_eq!((events.data()[0]["sequence"].as_i64(), events.data()[0]["type"].as_str()), (Some(1), Some("tenant.created")));
+    assert_eq!(
+        (events.data()[0]["sequence"].as_i64(), events.data()[0]["type"].as_str()),
+        (Some(1), Some("tenant.created"))
+    );
 }
 
 async fn the_old_paths_answer_alike(house: &House) {

@@ -70,7 +70,8 @@ async fn operations(house: &House) -> Vec<Operation> {
         for (method, operation) in methods.as_object().unwrap().iter().filter(|(_, o)| o.get("operationId").is_some()) {
             let Some(path) = path.strip_prefix("/api/v1") else { continue };
             let content = &operation["requestBody"]["content"]["application/json"];
-            let example = content.get("example").or_else(|| content["examples"].as_object()?.values().next()?.get("value"));
+            let example =
+                content.get("example").or_else(|| content["examples"].as_object()?.values().next()?.get("value"));
             let parameters = operation["parameters"].as_array().cloned().unwrap_or_default();
             operations.push(Operation {
                 method: method.to_uppercase().parse().unwrap(),
@@ -107,7 +108,8 @@ async fn every_operation_hides_what_is_not_there(house: &House) {
     let (tenant, other) = (house.tenant().await, house.tenant().await);
     let customer = other.post("/customers", &json!({"external_id": "theirs"})).expect(201).await;
     let placed = other.post("/orders", &order(customer.id(), 5)).expect(201).await;
-    let filed = other.post("/privacy/requests", &json!({"customer": customer.id(), "kind": "erasure"})).expect(202).await;
+    let filed =
+        other.post("/privacy/requests", &json!({"customer": customer.id(), "kind": "erasure"})).expect(202).await;
     let before = other.events_head().await;
     for operation in operations(house).await.iter().filter(|operation| operation.has_id()) {
         let (theirs, wrong) = match operation.prefix() {
@@ -120,7 +122,11 @@ async fn every_operation_hides_what_is_not_there(house: &House) {
             operation.good(&tenant, id).problem(404, "not-found").await;
         }
     }
-    assert_eq!((tenant.events_head().await, other.events_head().await), (tenant.first_head, before), "nothing was appended");
+    assert_eq!(
+        (tenant.events_head().await, other.events_head().await),
+        (tenant.first_head, before),
+        "nothing was appended"
+    );
 }
 
 /// A body with a field more than it should have.
@@ -134,7 +140,8 @@ async fn every_body_is_parsed_strictly(house: &House) {
     let tenant = house.tenant().await;
     let customer = tenant.post("/customers", &json!({"external_id": "c"})).expect(201).await;
     let placed = tenant.post("/orders", &order(customer.id(), 5)).expect(201).await;
-    let filed = tenant.post("/privacy/requests", &json!({"customer": customer.id(), "kind": "erasure"})).expect(202).await;
+    let filed =
+        tenant.post("/privacy/requests", &json!({"customer": customer.id(), "kind": "erasure"})).expect(202).await;
     let head = tenant.events_head().await;
     for operation in operations(house).await {
         let Some(example) = &operation.example else { continue };
@@ -162,7 +169,11 @@ async fn every_body_is_parsed_strictly(house: &House) {
         raw("7".into()).problem(422, "validation-failed").await;
         raw(format!("{{\"a\": {}1{}}}", "[".repeat(200), "]".repeat(200))).send().await.assert_refused();
         operation.at(&tenant, id).raw("text/plain", example.to_string()).problem(415, "unsupported-media-type").await;
-        operation.at(&tenant, id).raw("application/json", with_field(example, &format!("\"zz\": \"{}\"", "x".repeat(2_000_000)))).problem(413, "payload-too-large").await;
+        operation
+            .at(&tenant, id)
+            .raw("application/json", with_field(example, &format!("\"zz\": \"{}\"", "x".repeat(2_000_000))))
+            .problem(413, "payload-too-large")
+            .await;
     }
     assert_eq!(tenant.events_head().await, head, "nothing was appended");
 }
@@ -178,7 +189,9 @@ impl Answer {
 async fn every_query_is_parsed_strictly(house: &House) {
     let tenant = house.tenant().await;
     for operation in operations(house).await.iter().filter(|operation| operation.queries && !operation.has_id()) {
-        for (query, pointer) in [("colour=red", "?colour"), ("limit=0", "?limit"), ("limit=101", "?limit"), ("limit=x", "?limit")] {
+        for (query, pointer) in
+            [("colour=red", "?colour"), ("limit=0", "?limit"), ("limit=101", "?limit"), ("limit=x", "?limit")]
+        {
             let answer = tenant.get(&format!("{}?{query}", operation.path)).send().await;
             assert_eq!(answer.status, 422, "{} {query}: {}", operation.path, answer.text);
             assert_eq!(answer.pointers(), [pointer], "{}", answer.text);
@@ -191,9 +204,18 @@ async fn fields_of_a_customer_are_checked(house: &House) {
     let long = "x".repeat(256);
     let future = "2999-01-01T00:00:00Z";
     let cases = [
-        ("external_id", json!("")), ("external_id", json!(long)), ("external_id", json!(7)), ("name", json!("   ")),
-        ("name", json!(long)), ("email", json!("nobody")), ("email", json!("a@b@c.de")), ("country", json!("gb")),
-        ("country", json!("XX")), ("country", json!(["GB"])), ("occurred_at", json!(future)), ("occurred_at", json!("today")),
+        ("external_id", json!("")),
+        ("external_id", json!(long)),
+        ("external_id", json!(7)),
+        ("name", json!("   ")),
+        ("name", json!(long)),
+        ("email", json!("nobody")),
+        ("email", json!("a@b@c.de")),
+        ("country", json!("gb")),
+        ("country", json!("XX")),
+        ("country", json!(["GB"])),
+        ("occurred_at", json!(future)),
+        ("occurred_at", json!("today")),
     ];
     for (field, value) in cases {
         let refused = tenant.post("/customers", &json!({ field: value })).problem(422, "validation-failed").await;
@@ -208,10 +230,18 @@ async fn fields_of_an_order_are_checked(house: &House) {
     let head = tenant.events_head().await;
     let long = "x".repeat(256);
     let cases = [
-        ("external_id", json!("")), ("customer", json!("")), ("customer", json!(7)), ("customer", json!("ord_01h455vb4pex5vsknk084sn02q")),
-        ("placed_at", json!("1997-02-30T00:00:00Z")), ("currency", json!("usd")), ("lines", json!({})),
-        ("lines/0/sku", json!("")), ("lines/0/sku", json!(long)), ("lines/0/quantity", json!(-1)),
-        ("lines/0/quantity", json!("1")), ("lines/0/total/currency", json!("ZZZ")),
+        ("external_id", json!("")),
+        ("customer", json!("")),
+        ("customer", json!(7)),
+        ("customer", json!("ord_01h455vb4pex5vsknk084sn02q")),
+        ("placed_at", json!("1997-02-30T00:00:00Z")),
+        ("currency", json!("usd")),
+        ("lines", json!({})),
+        ("lines/0/sku", json!("")),
+        ("lines/0/sku", json!(long)),
+        ("lines/0/quantity", json!(-1)),
+        ("lines/0/quantity", json!("1")),
+        ("lines/0/total/currency", json!("ZZZ")),
     ];
     for (field, value) in cases {
         let mut body = order("ext:c", 5);

@@ -34,6 +34,16 @@ impl Client {
         Self { key: key.map(str::to_owned), ..self.clone() }
     }
 
+    /// The same key at another address.
+    pub(crate) fn at(&self, address: &str) -> Self {
+        Self { base: format!("http://{address}"), ..self.clone() }
+    }
+
+    /// The status of a GET, if anybody answers.
+    pub(crate) async fn try_get(&self, path: &str) -> Option<u16> {
+        self.get(path).try_send().await
+    }
+
     /// A request to a path below `/api/v1`, or to one that begins with `!` as it stands.
     pub(crate) fn call(&self, method: Method, path: &str) -> Call {
         let url = match path.strip_prefix('!') {
@@ -42,10 +52,13 @@ impl Client {
         };
         let what = format!("{method} {url}");
         let request = self.http.request(method, url);
-        Call(match &self.key {
-            Some(key) => request.bearer_auth(key),
-            None => request,
-        }, what)
+        Call(
+            match &self.key {
+                Some(key) => request.bearer_auth(key),
+                None => request,
+            },
+            what,
+        )
     }
 
     pub(crate) fn get(&self, path: &str) -> Call {
@@ -90,6 +103,14 @@ impl Call {
         Answer { status, headers, text, body, what: self.1 }
     }
 
+    /// The status, if anybody answers.
+    pub(crate) async fn try_send(self) -> Option<u16> {
+        let response = self.0.send().await.ok()?;
+        let status = response.status().as_u16();
+        response.bytes().await.ok()?;
+        Some(status)
+    }
+
     /// Sends and expects that status.
     pub(crate) async fn expect(self, status: u16) -> Answer {
         let answer = self.send().await;
@@ -113,7 +134,12 @@ impl Answer {
         assert_eq!(body["status"], status, "{}", self.what);
         assert_eq!(body["type"], format!("/problems/{code}"), "{}", self.what);
         for field in ["title", "detail", "request_id"] {
-            assert!(body[field].as_str().is_some_and(|text| !text.is_empty()), "{}: no {field}: {}", self.what, self.text);
+            assert!(
+                body[field].as_str().is_some_and(|text| !text.is_empty()),
+                "{}: no {field}: {}",
+                self.what,
+                self.text
+            );
         }
     }
 

@@ -46,7 +46,8 @@ async fn a_framework_that_loses_a_race_is_told(house: &House) {
     let results = join_all((0..8).map(|_| framework.execute(&text, create()))).await;
     assert_eq!(results.iter().filter(|r| r.is_ok()).count(), 1);
     for error in results.into_iter().filter_map(Result::err) {
-        let told = matches!(error, AggregateError::AggregateConflict | AggregateError::UserError(ApiKeyError::AlreadyExists));
+        let told =
+            matches!(error, AggregateError::AggregateConflict | AggregateError::UserError(ApiKeyError::AlreadyExists));
         assert!(told, "{error}");
     }
 }

@@ -1,22 +1,27 @@
-//! A house of our own: a database, a topic, a key store and the whole app in this process, taken away at the end.
+//! The house that the tests share: a lodging of its own with the whole app running in it, taken away at the end.
 
 use std::future::Future;
 use std::pin::Pin;
+use std::process::Stdio;
 use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
-use eventstore::{Credentials, EventStore, Role, StoreConfig, WriteDsn};
+use eventstore::{EventStore, WriteDsn};
 use libtest_mimic::{Failed, Trial};
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use tokio::process::Child;
 use tokio::runtime::Runtime;
+
+use crate::client::Client;
+pub(crate) use crate::lodging::{Lodging, Tenant, binary, connect};
 
 static HOUSE: OnceLock<Mutex<Option<&'static House>>> = OnceLock::new();
 
 /// What the tests share.
 pub(crate) struct House {
     runtime: Runtime,
+    app: Mutex<Option<Child>>,
+    pub(crate) lodging: Lodging,
     pub(crate) dsn: WriteDsn,
-    pub(crate) database: String,
     pub(crate) store: EventStore,
 }
 
@@ -34,76 +39,67 @@ pub(crate) fn trial(name: &'static str, body: Body) -> Trial {
     })
 }
 
-/// A setting of the instance that `./dev` started.
-pub(crate) fn setting(name: &str) -> String {
-    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run the tests with ./dev test"))
-}
-
-fn credentials() -> Credentials {
-    let password = |role: &str| setting(&format!("ANNALS_{role}_PASSWORD")).into();
-    Credentials {
-        owner: Some(password("OWNER")),
-        api: password("API"),
-        writer: password("WRITER"),
-        reader: password("READER"),
-        projector: password("PROJECTOR"),
-    }
-}
-
 impl House {
     /// The one house of this run, opened when first needed.
     pub(crate) fn get() -> &'static Self {
-        let mut house = HOUSE.get_or_init(|| Mutex::new(None)).lock().unwrap();
+        let mut house = HOUSE.get_or_init(|| Mutex::new(None)).lock().expect("the house could be opened");
         house.get_or_insert_with(|| Box::leak(Box::new(Self::open())))
     }
 
     fn open() -> Self {
+        crate::lodging::build();
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-        let (dsn, database) = runtime.block_on(create_database());
-        let store = runtime.block_on(connect(&dsn));
-        Self { runtime, dsn, database, store }
+        let (lodging, app) = runtime.block_on(async {
+            let lodging = Lodging::new().await;
+            let log = std::fs::File::create(lodging.log_file()).unwrap();
+            let mut command = lodging.command(&["all"]);
+            command.stdout(log.try_clone().unwrap()).stderr(log).stdin(Stdio::null()).kill_on_drop(true);
+            let app = command.spawn().unwrap();
+            let visitor = lodging.visitor();
+            for _ in 0..600 {
+                if visitor.try_get("!/health/ready").await == Some(200) {
+                    return (lodging, app);
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            panic!("the app was never ready: {}", std::fs::read_to_string(lodging.log_file()).unwrap());
+        });
+        let (dsn, store) = (lodging.dsn.clone(), lodging.store().clone());
+        Self { runtime, app: Mutex::new(Some(app)), lodging, dsn, store }
     }
 
-    /// Takes away what `open` made.
+    /// Takes away what `open` made; the app must end by itself when it is told to.
     pub(crate) fn close() {
-        let Some(house) = HOUSE.get().and_then(|house| house.lock().unwrap().take()) else { return };
+        let Some(house) = HOUSE.get().and_then(|house| house.lock().ok()?.take()) else { return };
         house.runtime.block_on(async {
-            house.store.close().await;
-            drop_database(&house.database).await;
+            let app = house.app.lock().unwrap().take();
+            if let Some(mut app) = app {
+                let pid = app.id().unwrap().to_string();
+                let _ = std::process::Command::new("kill").args(["-s", "TERM", &pid]).status();
+                let ended = tokio::time::timeout(Duration::from_secs(30), app.wait()).await;
+                assert!(ended.is_ok_and(|status| status.unwrap().success()), "the app did not end well");
+            }
+            house.lodging.leave().await;
         });
     }
-}
 
-/// Another handle on a log, as another process would have it.
-pub(crate) async fn connect(dsn: &WriteDsn) -> EventStore {
-    let poll = Duration::from_millis(5);
-    let config = StoreConfig { dsn: dsn.clone(), roles: "tests".into(), poll, readers: 8 };
-    EventStore::connect(config).await.unwrap()
-}
-
-/// A migrated database of our own.
-pub(crate) async fn create_database() -> (WriteDsn, String) {
-    let name = format!("annals_test_{}", uuid::Uuid::now_v7().simple());
-    let admin = WriteDsn { url: setting("ANNALS_DATABASE_URL"), credentials: credentials() };
-    let mut conn = PgConnection::connect_with(&admin.options(Role::Owner).unwrap()).await.unwrap();
-    sqlx::query(AssertSqlSafe(format!("CREATE DATABASE {name}"))).execute(&mut conn).await.unwrap();
-    let (server, _) = admin.url.rsplit_once('/').unwrap();
-    let dsn = WriteDsn { url: format!("{server}/{name}"), credentials: admin.credentials };
-    eventstore::migrate::run(&dsn, &dsn).await.unwrap();
-    (dsn, name)
-}
-
-/// Takes a database away, as soon as the last connection to it is closed.
-pub(crate) async fn drop_database(name: &str) {
-    let admin = WriteDsn { url: setting("ANNALS_DATABASE_URL"), credentials: credentials() };
-    let mut conn = PgConnection::connect_with(&admin.options(Role::Owner).unwrap()).await.unwrap();
-    let drop = format!("DROP DATABASE IF EXISTS {name}");
-    for _ in 0..100 {
-        match sqlx::query(AssertSqlSafe(drop.clone())).execute(&mut conn).await {
-            Ok(_) => return,
-            // 55006: somebody is still connected. PostgreSQL itself waits five seconds for them.
-            Err(error) => assert_eq!(error.as_database_error().unwrap().code().unwrap(), "55006", "{error}"),
-        }
+    /// A new tenant with keys.
+    pub(crate) async fn tenant(&self) -> Tenant {
+        self.lodging.tenant().await
     }
-    panic!("{name} is still in use");
+
+    /// Somebody without a key.
+    pub(crate) fn visitor(&self) -> Client {
+        self.lodging.visitor()
+    }
+
+    /// Where the app listens.
+    pub(crate) fn address(&self) -> String {
+        self.lodging.address()
+    }
+
+    /// Withdraws a key.
+    pub(crate) async fn revoke(&self, tenant: &Tenant, key: &str) {
+        commands::admin::revoke_key(self.lodging.executor(), tenant.id, key.parse().unwrap()).await.unwrap();
+    }
 }

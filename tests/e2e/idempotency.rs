@@ -19,14 +19,23 @@ tests![
 
 async fn a_retry_is_answered_like_the_first(house: &House) {
     let tenant = house.tenant().await;
-    let create = || tenant.post("/customers", &json!({"name": "Ada", "external_id": "c-1"})).header("idempotency-key", "k-1");
+    let create =
+        || tenant.post("/customers", &json!({"name": "Ada", "external_id": "c-1"})).header("idempotency-key", "k-1");
     let first = create().expect(201).await;
     tenant.patch(&format!("/customers/{}", first.id()), &json!({"name": "Countess"})).expect(200).await;
     let again = create().expect(201).await;
     assert_eq!(again.header("idempotent-replayed"), "true");
-    assert_eq!((again.text, again.headers.get("etag"), again.headers.get("annals-sequence")), (first.text.clone(), first.headers.get("etag"), first.headers.get("annals-sequence")));
-    let quoted = tenant.post("/customers", &json!({"external_id": "c-1", "name": "Ada"})).header("idempotency-key", "\"k-1\"");
-    assert_eq!(quoted.expect(201).await.id(), first.id(), "quoted is the same key, and the order of fields does not count");
+    assert_eq!(
+        (again.text, again.headers.get("etag"), again.headers.get("annals-sequence")),
+        (first.text.clone(), first.headers.get("etag"), first.headers.get("annals-sequence"))
+    );
+    let quoted =
+        tenant.post("/customers", &json!({"external_id": "c-1", "name": "Ada"})).header("idempotency-key", "\"k-1\"");
+    assert_eq!(
+        quoted.expect(201).await.id(),
+        first.id(),
+        "quoted is the same key, and the order of fields does not count"
+    );
 }
 
 async fn a_key_stands_for_one_request(house: &House) {
@@ -38,7 +47,8 @@ async fn a_key_stands_for_one_request(house: &House) {
 
 async fn concurrent_duplicates_have_one_effect(house: &House) {
     let tenant = house.tenant().await;
-    let creates = (0..16).map(|_| tenant.post("/customers", &json!({"name": "Ada"})).header("idempotency-key", "k").send());
+    let creates =
+        (0..16).map(|_| tenant.post("/customers", &json!({"name": "Ada"})).header("idempotency-key", "k").send());
     let answers = futures::future::join_all(creates).await;
     let created: Vec<_> = answers.iter().filter(|a| a.status == 201).collect();
     assert!(!created.is_empty() && created.iter().all(|a| a.id() == created[0].id()));
@@ -71,14 +81,19 @@ async fn a_retried_batch_repeats_each_item(house: &House) {
 
 async fn a_refusal_stores_nothing(house: &House) {
     let tenant = house.tenant().await;
-    tenant.post("/customers", &json!({"email": "nonsense"})).header("idempotency-key", "k").problem(422, "validation-failed").await;
+    tenant
+        .post("/customers", &json!({"email": "nonsense"}))
+        .header("idempotency-key", "k")
+        .problem(422, "validation-failed")
+        .await;
     tenant.post("/customers", &json!({"email": "ada@example.com"})).header("idempotency-key", "k").expect(201).await;
 }
 
 async fn a_command_that_changes_nothing_keeps_its_key(house: &House) {
     let tenant = house.tenant().await;
     let customer = tenant.post("/customers", &json!({"external_id": "c"})).expect(201).await;
-    let filed = tenant.post("/privacy/requests", &json!({"customer": customer.id(), "kind": "erasure"})).expect(202).await;
+    let filed =
+        tenant.post("/privacy/requests", &json!({"customer": customer.id(), "kind": "erasure"})).expect(202).await;
     let path = format!("/privacy/requests/{}/cancel", filed.id());
     let first = tenant.post(&path, &json!({})).header("idempotency-key", "a").expect(200).await;
     let second = tenant.post(&path, &json!({})).header("idempotency-key", "b").expect(200).await;
@@ -99,6 +114,10 @@ async fn another_principal_has_keys_of_its_own(house: &House) {
 async fn a_malformed_key_is_told(house: &House) {
     let tenant = house.tenant().await;
     for key in ["", "\"", &"x".repeat(256)] {
-        tenant.post("/customers", &json!({})).header("idempotency-key", key).problem(400, "idempotency-key-invalid").await;
+        tenant
+            .post("/customers", &json!({}))
+            .header("idempotency-key", key)
+            .problem(400, "idempotency-key-invalid")
+            .await;
     }
 }

@@ -2,10 +2,21 @@
 //!
 //! A test waits for a state, never for a time, and leaves nothing behind. `./dev test` sets the environment.
 
+mod analytics;
 mod architecture;
+mod audit;
+mod bad_input;
+mod canaries;
+mod client;
 mod cqrs;
+mod customers;
 mod house;
+mod idempotency;
+mod lodging;
 mod log;
+mod orders;
+mod privacy;
+mod processes;
 
 use std::process::ExitCode;
 
@@ -22,9 +33,28 @@ macro_rules! tests {
     };
 }
 
+/// Tests wait more than they compute, so more of them run than there are cores.
+const THREADS: usize = 8;
+
 fn main() -> ExitCode {
-    let arguments = Arguments::from_args();
-    let trials: Vec<Trial> = [architecture::tests(), cqrs::tests(), log::tests()].into_iter().flatten().collect();
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(THREADS);
+    let trials: Vec<Trial> = [
+        architecture::tests(),
+        processes::tests(),
+        log::tests(),
+        cqrs::tests(),
+        customers::tests(),
+        orders::tests(),
+        idempotency::tests(),
+        bad_input::tests(),
+        privacy::tests(),
+        analytics::tests(),
+        audit::tests(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
     House::close();
     conclusion.exit_code()

@@ -41,11 +41,19 @@ async fn an_order_is_placed_and_refunded_in_parts(house: &House) {
     assert_eq!(placed.body["total"], json!({"amount": 1500, "currency": "USD"}));
     assert_eq!((placed.body["status"].as_str(), placed.body["refunded"]["amount"].as_i64()), (Some("placed"), Some(0)));
     assert!(placed.body["placed_at"].as_str().unwrap().starts_with("2026-01-31T12:00:00"));
-    let refund = |body: Value, key: &'static str| tenant.post("/orders/ext:o-1/refund", &body).header("idempotency-key", key);
-    let part = refund(json!({"amount": {"amount": 400, "currency": "USD"}, "reason": "scratched"}), "r1").expect(200).await;
-    assert_eq!((part.body["status"].as_str(), part.body["refunded"]["amount"].as_i64()), (Some("partly_refunded"), Some(400)));
+    let refund =
+        |body: Value, key: &'static str| tenant.post("/orders/ext:o-1/refund", &body).header("idempotency-key", key);
+    let part =
+        refund(json!({"amount": {"amount": 400, "currency": "USD"}, "reason": "scratched"}), "r1").expect(200).await;
+    assert_eq!(
+        (part.body["status"].as_str(), part.body["refunded"]["amount"].as_i64()),
+        (Some("partly_refunded"), Some(400))
+    );
     let rest = refund(json!({}), "r2").expect(200).await;
-    assert_eq!((rest.body["status"].as_str(), rest.body["refunded"]["amount"].as_i64()), (Some("refunded"), Some(1500)));
+    assert_eq!(
+        (rest.body["status"].as_str(), rest.body["refunded"]["amount"].as_i64()),
+        (Some("refunded"), Some(1500))
+    );
     refund(json!({}), "r3").problem(409, "order-refunded").await;
     let history = tenant.get("/orders/ext:o-1/history").expect(200).await;
     assert_eq!(history.data().len(), 3);
@@ -106,7 +114,11 @@ async fn orders_are_listed_by_customer_and_status(house: &House) {
     let b = tenant.post("/customers", &json!({})).expect(201).await;
     let first = tenant.post("/orders", &order(a.id(), 1)).expect(201).await;
     tenant.post("/orders", &order(b.id(), 1)).expect(201).await;
-    let last = tenant.post(&format!("/orders/{}/refund", first.id()), &json!({})).header("idempotency-key", "k").expect(200).await;
+    let last = tenant
+        .post(&format!("/orders/{}/refund", first.id()), &json!({}))
+        .header("idempotency-key", "k")
+        .expect(200)
+        .await;
     let of_a = tenant.get(&format!("/orders?customer={}", a.id())).after(&last).expect(200).await;
     assert_eq!((of_a.data().len(), of_a.data()[0]["id"].as_str()), (1, Some(first.id())));
     let placed = tenant.get("/orders?status=placed").expect(200).await;
@@ -140,13 +152,16 @@ async fn a_batch_of_orders_knows_its_customers_by_external_id(house: &House) {
     let tenant = house.tenant().await;
     let customers: Vec<_> = (0..50).map(|n| json!({"external_id": format!("c-{n}")})).collect();
     tenant.post("/customers/batch", &json!({"items": customers})).expect(200).await;
-    let orders: Vec<_> = (0..1000).map(|n| {
-        let mut order = order(&format!("ext:c-{}", n % 51), 1);
-        order["external_id"] = json!(format!("o-{n}"));
-        order
-    }).collect();
+    let orders: Vec<_> = (0..1000)
+        .map(|n| {
+            let mut order = order(&format!("ext:c-{}", n % 51), 1);
+            order["external_id"] = json!(format!("o-{n}"));
+            order
+        })
+        .collect();
     let batch = tenant.post("/orders/batch", &json!({"items": orders})).expect(200).await;
-    let bad: Vec<_> = batch.data().iter().enumerate().filter(|(_, item)| item["status"] != 201).map(|(n, _)| n % 51).collect();
+    let bad: Vec<_> =
+        batch.data().iter().enumerate().filter(|(_, item)| item["status"] != 201).map(|(n, _)| n % 51).collect();
     assert!(bad.iter().all(|n| *n == 50) && bad.len() == 19, "{bad:?}");
     let again = tenant.post("/orders/batch", &json!({"items": orders})).expect(200).await;
     assert_eq!(again.data().iter().filter(|item| item["status"] == 409).count(), 981);

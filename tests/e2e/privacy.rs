@@ -31,7 +31,8 @@ pub(crate) async fn erase(tenant: &Tenant, customer: &str) -> Answer {
 async fn an_erasure_needs_a_second_principal_and_ends_with_a_receipt(house: &House) {
     let tenant = house.tenant().await;
     let customer = tenant.post("/customers", &json!({"name": "Ada"})).expect(201).await;
-    let filed = tenant.post("/privacy/requests", &json!({"customer": customer.id(), "kind": "erasure"})).expect(202).await;
+    let filed =
+        tenant.post("/privacy/requests", &json!({"customer": customer.id(), "kind": "erasure"})).expect(202).await;
     assert!(filed.id().starts_with("prq_"));
     assert_eq!(filed.body["status"], "pending");
     let path = format!("/privacy/requests/{}", filed.id());
@@ -49,15 +50,25 @@ async fn an_erasure_needs_a_second_principal_and_ends_with_a_receipt(house: &Hou
 
 async fn after_an_erasure_personal_fields_are_null_everywhere_and_figures_stay(house: &House) {
     let tenant = house.tenant().await;
-    let body = json!({"external_id": "canary-e1", "name": "Canary Name", "email": "canary@example.com", "country": "GB"});
+    let body =
+        json!({"external_id": "canary-e1", "name": "Canary Name", "email": "canary@example.com", "country": "GB"});
     let customer = tenant.post("/customers", &body).expect(201).await;
     let placed = tenant.post("/orders", &order(customer.id(), 700)).expect(201).await;
     let refund = json!({"amount": {"amount": 100, "currency": "USD"}, "reason": "canary reason"});
-    let refunded = tenant.post(&format!("/orders/{}/refund", placed.id()), &refund).header("idempotency-key", "k").expect(200).await;
-    let cohorts = json!({"metric": "revenue", "interval": "month", "from": "2026-01-01T00:00:00Z", "to": "2026-03-01T00:00:00Z"});
+    let refunded = tenant
+        .post(&format!("/orders/{}/refund", placed.id()), &refund)
+        .header("idempotency-key", "k")
+        .expect(200)
+        .await;
+    let cohorts =
+        json!({"metric": "revenue", "interval": "month", "from": "2026-01-01T00:00:00Z", "to": "2026-03-01T00:00:00Z"});
     let figures = async |after: &Answer| {
         let cohorts = tenant.post("/analytics/cohort-analysis", &cohorts).after(after).expect(200).await;
-        let revenue = tenant.get("/analytics/revenue?from=2026-01-01T00:00:00Z&to=2027-12-01T00:00:00Z&interval=month").after(after).expect(200).await;
+        let revenue = tenant
+            .get("/analytics/revenue?from=2026-01-01T00:00:00Z&to=2027-12-01T00:00:00Z&interval=month")
+            .after(after)
+            .expect(200)
+            .await;
         (cohorts.body["cohorts"].clone(), revenue.body["data"].clone())
     };
     let before = figures(&refunded).await;
@@ -116,7 +127,11 @@ async fn nothing_is_written_about_an_erased_person(house: &House) {
     tenant.patch(&path, &json!({"country": "FR"})).problem(409, "subject-erased").await;
     tenant.post("/orders", &order(customer.id(), 1)).problem(409, "subject-erased").await;
     let refund = json!({"reason": "about a person"});
-    tenant.post(&format!("/orders/{}/refund", placed.id()), &refund).header("idempotency-key", "k").problem(409, "subject-erased").await;
+    tenant
+        .post(&format!("/orders/{}/refund", placed.id()), &refund)
+        .header("idempotency-key", "k")
+        .problem(409, "subject-erased")
+        .await;
     let again = json!({"customer": customer.id(), "kind": "erasure"});
     tenant.post("/privacy/requests", &again).problem(409, "subject-erased").await;
     assert_eq!(tenant.events_head().await, head, "nothing was appended");
@@ -127,14 +142,19 @@ async fn money_can_still_be_given_back(house: &House) {
     let customer = tenant.post("/customers", &json!({"name": "Ada"})).expect(201).await;
     let placed = tenant.post("/orders", &order(customer.id(), 10)).expect(201).await;
     erase(&tenant, customer.id()).await;
-    let refunded = tenant.post(&format!("/orders/{}/refund", placed.id()), &json!({})).header("idempotency-key", "k").expect(200).await;
+    let refunded = tenant
+        .post(&format!("/orders/{}/refund", placed.id()), &json!({}))
+        .header("idempotency-key", "k")
+        .expect(200)
+        .await;
     assert_eq!(refunded.body["status"], "refunded");
 }
 
 async fn a_request_can_be_called_off(house: &House) {
     let tenant = house.tenant().await;
     let customer = tenant.post("/customers", &json!({"name": "Ada"})).expect(201).await;
-    let filed = tenant.post("/privacy/requests", &json!({"customer": customer.id(), "kind": "erasure"})).expect(202).await;
+    let filed =
+        tenant.post("/privacy/requests", &json!({"customer": customer.id(), "kind": "erasure"})).expect(202).await;
     let path = format!("/privacy/requests/{}", filed.id());
     let cancelled = tenant.post(&format!("{path}/cancel"), &json!({})).expect(200).await;
     assert_eq!(cancelled.body["status"], "cancelled");
@@ -146,7 +166,8 @@ async fn a_request_can_be_called_off(house: &House) {
 async fn a_request_is_due_in_one_month(house: &House) {
     let tenant = house.tenant().await;
     let customer = tenant.post("/customers", &json!({})).expect(201).await;
-    let filed = tenant.post("/privacy/requests", &json!({"customer": customer.id(), "kind": "erasure"})).expect(202).await;
+    let filed =
+        tenant.post("/privacy/requests", &json!({"customer": customer.id(), "kind": "erasure"})).expect(202).await;
     let time = |field: &str| filed.body[field].as_str().unwrap().parse::<chrono::DateTime<chrono::Utc>>().unwrap();
     assert_eq!(time("due_at"), domain::privacy::due_at(time("created_at")));
     let list = tenant.get("/privacy/requests?status=pending").after(&filed).expect(200).await;
@@ -159,7 +180,11 @@ async fn nothing_personal_is_stored_in_the_clear(house: &House) {
     let customer = tenant.post("/customers", &body).header("idempotency-key", "canary-x7-key").expect(201).await;
     let placed = tenant.post("/orders", &order("ext:canary-x7", 700)).expect(201).await;
     let refund = json!({"reason": "canaryreason x7"});
-    let last = tenant.post(&format!("/orders/{}/refund", placed.id()), &refund).header("idempotency-key", "k").expect(200).await;
+    let last = tenant
+        .post(&format!("/orders/{}/refund", placed.id()), &refund)
+        .header("idempotency-key", "k")
+        .expect(200)
+        .await;
     tenant.get("/customers/ext:canary-x7").expect(200).await;
     tenant.get("/customers").after(&last).expect(200).await;
     let canaries = ["canary-x7", "Canaryname", "canaryreason"];
@@ -171,7 +196,10 @@ async fn the_old_path_files_an_erasure(house: &House) {
     let tenant = house.tenant().await;
     let customer = tenant.post("/customers", &json!({})).expect(201).await;
     let filed = tenant.post("/gdpr/data-deletion", &json!({"customer": customer.id()})).expect(202).await;
-    assert_eq!((filed.body["kind"].as_str(), filed.body["object"].as_str()), (Some("erasure"), Some("privacy_request")));
+    assert_eq!(
+        (filed.body["kind"].as_str(), filed.body["object"].as_str()),
+        (Some("erasure"), Some("privacy_request"))
+    );
     let read = tenant.get(&format!("/privacy/requests/{}", filed.id())).expect(200).await;
     assert_eq!(read.body["status"], "pending");
 }
