@@ -93,12 +93,11 @@ async fn every_operation_wants_a_key_that_may(house: &House) {
     mistyped.push(if last == '0' { '1' } else { '0' });
     for operation in operations(house).await {
         let id = operation.nobody();
-        let with = |client: &crate::client::Client| Tenant { client: client.clone(), ..tenant.clone() };
         let what = format!("{} {}", operation.method, operation.path);
-        operation.good(&with(&tenant.with_key(None)), &id).problem(401, "unauthenticated").await;
-        operation.good(&with(&tenant.with_key(Some("nonsense"))), &id).problem(401, "invalid-api-key").await;
-        operation.good(&with(&tenant.with_key(Some(&mistyped))), &id).problem(401, "invalid-api-key").await;
-        let refused = operation.good(&with(&nobody), &id).problem(403, "forbidden").await;
+        operation.good(&tenant.using(tenant.with_key(None)), &id).problem(401, "unauthenticated").await;
+        operation.good(&tenant.using(tenant.with_key(Some("nonsense"))), &id).problem(401, "invalid-api-key").await;
+        operation.good(&tenant.using(tenant.with_key(Some(&mistyped))), &id).problem(401, "invalid-api-key").await;
+        let refused = operation.good(&tenant.using(nobody.clone()), &id).problem(403, "forbidden").await;
         assert!(refused.body["detail"].as_str().unwrap().contains(':'), "{what} names the scope: {}", refused.text);
     }
     assert_eq!(tenant.events_head().await, tenant.first_head, "nothing was appended");

@@ -231,9 +231,14 @@ impl Tenant {
         (id, self.client.with_key(Some(&secret)))
     }
 
+    /// The tenant with another key, or none.
+    pub(crate) fn using(&self, client: Client) -> Self {
+        Self { client, ..self.clone() }
+    }
+
     /// The tenant with the approver's key.
     pub(crate) fn approving(&self) -> Self {
-        Self { client: self.approver.clone(), ..self.clone() }
+        self.using(self.approver.clone())
     }
 
     /// Reads until the resource is as wanted.
