@@ -1,0 +1,11 @@
+# shellcheck shell=bash
+# Load on the Annals that runs here. The generator is a workspace of its own below bench/.
+
+cmd_bench() {
+    instance_use run
+    bring_up
+    say "Building the load generator"
+    run_child cargo build --manifest-path "$ROOT/bench/Cargo.toml" --target-dir "$ROOT/target/bench"
+    # The key goes through the environment: arguments are for all to see.
+    ANNALS_URL="http://$ANNALS_LISTEN" ANNALS_KEY="$TENANT_KEY" run_child "$ROOT/target/bench/debug/bench" "$@"
+}
