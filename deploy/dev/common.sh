@@ -96,7 +96,7 @@ child_end() {
 stragglers_end() {
     local environ pid
     for environ in /proc/[0-9]*/environ; do
-        if grep -qsz "^ANNALS_DEV_CALL=$CALL_ID\$" "$environ"; then
+        if grep -qsz "^DEV_CALL=$CALL_ID\$" "$environ"; then
             pid=${environ//[^0-9]/}
             kill -s KILL "$pid" 2>/dev/null
         fi

@@ -131,7 +131,7 @@ impl Lodging {
     /// The program with the settings of this place and nothing else of ours.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(binary());
-        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("ANNALS_") && name != "ANNALS_DEV_CALL") {
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("ANNALS_")) {
             command.env_remove(name);
         }
         let folder = self.folder.path();

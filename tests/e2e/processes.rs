@@ -65,7 +65,7 @@ async fn roles_run_apart_and_an_erasure_crosses_them(_: &House) {
     let lodging = Lodging::new().await;
     let mut apart = Vec::new();
     for role in ["relay", "project", "work"] {
-        apart.push(Running::start(&lodging, role, &[]));
+        apart.push(Running::start(&lodging, role, &[("ANNALS_LISTEN", &lodging.free_address())]));
     }
     let first = Running::start(&lodging, "serve", &[]);
     let second_address = lodging.free_address();
