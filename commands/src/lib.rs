@@ -17,4 +17,5 @@ pub mod vault;
 pub use context::{CommandContext, ExecuteError, Keyed, Receipt};
 pub use executor::Executor;
 pub use process_host::ProcessHost;
+pub use replay::ResolveError;
 pub use vault::{Vault, VaultConfig, VaultError};

@@ -1,0 +1,224 @@
+//! Reports: what the read models say about what spans resources.
+
+use axum::http::Method;
+use chrono::{DateTime, Utc};
+use domain::TypedId;
+use domain::names::ANALYTICS_READ;
+use projections::ReadPoint;
+use projections::analytics::cohorts::Cohort;
+use projections::analytics::kpis::Kpis;
+use projections::analytics::revenue::RevenuePeriod;
+use projections::analytics::sales::ANALYTICS_SALES;
+use projections::analytics::{Interval, Range};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use crate::call::Call;
+use crate::extract::ids::Moment;
+use crate::operation::{Answer, Operation, RateClass};
+use crate::problem::Problem;
+use crate::resource::to_json;
+use crate::strict;
+
+/// The operations of the context.
+pub fn operations() -> Vec<Operation> {
+    vec![
+        Operation::query(Method::GET, "/analytics/revenue", "analytics.revenue.get", ANALYTICS_READ)
+            .about("Revenue by period and currency", "Refunds count in the period in which they were made.")
+            .rate(RateClass::Report)
+            .takes::<RevenueQuery>()
+            .answers(report::<Revenue>)
+            .handled(revenue),
+        Operation::query(Method::POST, "/analytics/cohort-analysis", "analytics.cohorts.get", ANALYTICS_READ)
+            .about(
+                "Cohorts by the period of the first order",
+                "An earlier order that comes late moves the customer's whole history to the right row. Changes nothing; \
+                 it is a POST for its body's sake.",
+            )
+            .rate(RateClass::Report)
+            .body::<CohortQuery>(|| json!({ "metric": "retention", "interval": "month", "time_zone": "UTC" }))
+            .body_optional()
+            .answers(report::<CohortAnalysis>)
+            .handled(cohorts),
+        Operation::query(Method::GET, "/analytics/kpis", "analytics.kpis.get", ANALYTICS_READ)
+            .about("Key figures, each with the sequence that it stands at", "")
+            .rate(RateClass::Report)
+            .answers(report::<Kpis>)
+            .handled(kpis),
+    ]
+}
+
+/// Which revenue is asked for.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct RevenueQuery {
+    /// From this moment on; from the first order if absent.
+    from: Option<Moment>,
+    /// Before this moment.
+    to: Option<Moment>,
+    /// How long a period is; a month if absent.
+    interval: Option<Interval>,
+    /// In which zone days begin: `UTC` if absent, `Europe/Berlin`.
+    #[schemars(length(min = 1, max = 64))]
+    time_zone: Option<String>,
+}
+
+/// Revenue by period and currency.
+#[derive(Debug, Serialize, JsonSchema)]
+struct Revenue {
+    /// Oldest first; periods between the first and the last with anything in them are all there.
+    data: Vec<RevenuePeriod>,
+}
+
+/// Cohorts by the period of the first order.
+#[derive(Debug, Serialize, JsonSchema)]
+struct CohortAnalysis {
+    /// Oldest first; periods in which nobody bought for the first time are left out.
+    cohorts: Vec<Cohort>,
+}
+
+/// Which cohorts are asked for.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct CohortQuery {
+    /// What the caller will look at; every cell has all of them.
+    #[serde(default)]
+    metric: Metric,
+    /// How long a period is.
+    #[serde(default)]
+    interval: CohortInterval,
+    /// Orders from this moment on; from the first order if absent.
+    from: Option<Moment>,
+    /// Orders before this moment.
+    to: Option<Moment>,
+    /// In which zone days begin: `UTC` if absent, `Europe/Berlin`.
+    #[schemars(length(min = 1, max = 64))]
+    time_zone: Option<String>,
+}
+
+/// What is counted in a cell.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum Metric {
+    /// Which fraction of the cohort ordered.
+    #[default]
+    Retention,
+    /// How many orders there were.
+    Orders,
+    /// What they cost.
+    Revenue,
+}
+
+/// How long the periods of cohorts are.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum CohortInterval {
+    /// ISO 8601: Monday to Sunday.
+    Week,
+    /// A month of the calendar.
+    #[default]
+    Month,
+}
+
+fn range(
+    at: &str,
+    from: Option<Moment>,
+    to: Option<Moment>,
+    interval: Interval,
+    time_zone: Option<String>,
+) -> Result<Range, Problem> {
+    let (from, to) = (from.map(|moment| moment.0), to.map(|moment| moment.0));
+    if from.zip(to).is_some_and(|(from, to)| from >= to) {
+        return Err(Problem::field(format!("{at}to"), "must be later than `from`"));
+    }
+    Ok(Range { from, to, interval, time_zone: time_zone.unwrap_or_else(|| "UTC".into()) })
+}
+
+async fn revenue(call: Call) -> Result<Answer, Problem> {
+    let RevenueQuery { from, to, interval, time_zone } = call.query.clone().typed()?;
+    let range = range("?", from, to, interval.unwrap_or(Interval::Month), time_zone)?;
+    let seen = call.await_model(ANALYTICS_SALES).await?;
+    let revenue = call.state.models.revenue(call.tenant().uuid(), &range).await;
+    let revenue = revenue.map_err(|error| call.behind(error).within("?"))?;
+    let sequence = revenue.sequence;
+    Ok(answer("revenue", to_json(Revenue { data: revenue.periods }), sequence, parameters(&range), seen))
+}
+
+async fn cohorts(call: Call) -> Result<Answer, Problem> {
+    call.query.clone().typed::<crate::extract::query::Nothing>()?;
+    let CohortQuery { metric, interval, from, to, time_zone } = strict::typed(call.body.clone())?;
+    let interval = match interval {
+        CohortInterval::Week => Interval::Week,
+        CohortInterval::Month => Interval::Month,
+    };
+    let range = range("/", from, to, interval, time_zone)?;
+    let seen = call.await_model(ANALYTICS_SALES).await?;
+    let cohorts = call.state.models.cohorts(call.tenant().uuid(), &range, call.now).await;
+    let cohorts = cohorts.map_err(|error| call.behind(error).within("/"))?;
+    let sequence = cohorts.sequence;
+    let mut parameters = parameters(&range);
+    parameters.insert("metric".into(), to_json(metric));
+    Ok(answer("cohort_analysis", to_json(CohortAnalysis { cohorts: cohorts.cohorts }), sequence, parameters, seen))
+}
+
+async fn kpis(call: Call) -> Result<Answer, Problem> {
+    call.query.clone().typed::<crate::extract::query::Nothing>()?;
+    let seen = call.await_model(ANALYTICS_SALES).await?;
+    let kpis = call.state.models.kpis(call.tenant().uuid()).await.map_err(|error| call.behind(error))?;
+    let sequence = kpis.orders.sequence;
+    Ok(answer("kpis", to_json(kpis), sequence, Map::new(), seen))
+}
+
+fn parameters(range: &Range) -> Map<String, Value> {
+    let moment = |time: Option<DateTime<Utc>>| time.map_or(Value::Null, |time| crate::resource::time(time).into());
+    let mut parameters = Map::new();
+    parameters.insert("from".into(), moment(range.from));
+    parameters.insert("to".into(), moment(range.to));
+    parameters.insert("interval".into(), to_json(range.interval));
+    parameters.insert("time_zone".into(), range.time_zone.clone().into());
+    parameters
+}
+
+/// A report with its manifest: what it was made of, and by what.
+fn answer(
+    object: &str,
+    report: Value,
+    sequence: i64,
+    parameters: Map<String, Value>,
+    (point, age): (ReadPoint, f64),
+) -> Answer {
+    let mut body = Map::new();
+    body.insert("object".into(), object.into());
+    if let Value::Object(report) = report {
+        body.extend(report);
+    }
+    let version = env!("CARGO_PKG_VERSION");
+    body.insert("manifest".into(), json!({ "sequence": sequence, "parameters": parameters, "version": version }));
+    Answer::new(Value::Object(body)).has_seen(sequence.max(point.sequence), age)
+}
+
+/// A report's own schema, with `object` and `manifest`.
+fn report<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
+    let mut schema = T::json_schema(generator);
+    if let Some(fields) = schema.get_mut("properties").and_then(Value::as_object_mut) {
+        fields.insert("object".into(), json!({ "type": "string" }));
+        let manifest = json!({
+            "type": "object",
+            "description": "What the report was made of, and by what.",
+            "properties": {
+                "sequence": { "type": "integer" },
+                "parameters": { "type": "object" },
+                "version": { "type": "string" },
+            },
+            "required": ["sequence", "parameters", "version"],
+        });
+        fields.insert("manifest".into(), manifest);
+    }
+    if let Some(required) = schema.get_mut("required").and_then(Value::as_array_mut) {
+        required.extend(["object".into(), "manifest".into()]);
+    }
+    let name = T::schema_name().into_owned();
+    generator.definitions_mut().insert(name.clone(), schema.to_value());
+    schemars::json_schema!({ "$ref": format!("#/components/schemas/{name}") })
+}

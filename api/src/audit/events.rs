@@ -1,0 +1,205 @@
+//! `/events` and `/event-types`: the log itself, as far as a tenant may see it.
+
+use std::collections::HashMap;
+
+use axum::http::Method;
+use domain::names::{self, AUDIT_READ};
+use domain::{AnyId, TypedId};
+use eventstore::{EventFilter, RecordedEvent};
+use projections::rows::AUDIT_ENTRIES;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::call::{Call, number_place};
+use crate::operation::{Answer, Operation};
+use crate::problem::Problem;
+use crate::resource::{time, to_json};
+use crate::schema;
+
+/// How many sequences are searched in one statement, and in one request. A page that finds little in so many says so,
+/// with a cursor to go on from.
+const SPAN: i64 = 5_000;
+const MOST: i64 = 100_000;
+
+/// An event, as histories and `/events` show it.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Event")]
+pub struct ShownEvent {
+    /// Always `event`.
+    object: &'static str,
+    /// The tenant's sequence.
+    sequence: i64,
+    /// What happened: `order.placed`.
+    #[serde(rename = "type")]
+    event_type: String,
+    /// Version of the schema of `data`.
+    schema_version: i32,
+    /// What it happened to.
+    stream: String,
+    /// Its number in that resource's history.
+    version: i64,
+    /// When it happened in the business.
+    #[schemars(with = "chrono::DateTime<chrono::Utc>")]
+    occurred_at: String,
+    /// When the log took it.
+    #[schemars(with = "chrono::DateTime<chrono::Utc>")]
+    recorded_at: String,
+    /// Who is behind it.
+    actor: String,
+    /// The request that it was asked in.
+    request_id: Option<String>,
+    /// The event or command that caused it.
+    cause: Option<String>,
+    /// What it says, as `/event-types` describes it; personal values are null without `personal:read` and once they are
+    /// erased. Null where the whole was removed.
+    #[schemars(with = "Option<serde_json::Map<String, Value>>")]
+    data: Value,
+}
+
+/// An event as it is shown, personal values still sealed.
+pub fn shown_event(event: &RecordedEvent) -> Value {
+    let prefix = names::stream_type(&event.stream_type).map_or("xxx", |kind| kind.prefix);
+    let metadata = event.metadata();
+    to_json(ShownEvent {
+        object: "event",
+        sequence: event.sequence,
+        event_type: event.event_type.clone(),
+        schema_version: event.schema_version,
+        stream: AnyId::new(prefix, event.stream_id).to_string(),
+        version: event.version,
+        occurred_at: time(event.occurred_at),
+        recorded_at: time(event.recorded_at),
+        actor: event.actor.clone(),
+        request_id: metadata.request_id,
+        cause: metadata.causation_id,
+        data: event.payload.as_deref().and_then(|payload| serde_json::from_str(payload).ok()).unwrap_or_default(),
+    })
+}
+
+/// Its operations.
+pub(super) fn operations() -> Vec<Operation> {
+    vec![
+        Operation::query(Method::GET, "/events", "audit.event.list", AUDIT_READ)
+            .about(
+                "Read the tenant's history, oldest first",
+                "All of it in order, from the beginning or after a sequence. `has_more` may be true with few or no \
+                 events on a page that searched far for what the filters want: go on with `next_cursor`.",
+            )
+            .takes::<EventsQuery>()
+            .paged()
+            .answers(schema::events)
+            .handled(list),
+        Operation::query(Method::GET, "/event-types", "audit.event_type.list", AUDIT_READ)
+            .about("List the types of events, with their schemas and how many there are", "")
+            .answers(event_types)
+            .handled(list_types),
+    ]
+}
+
+/// Which events are wanted.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct EventsQuery {
+    /// Only those after this sequence.
+    #[schemars(range(min = 0))]
+    after: Option<i64>,
+    /// Only this type: `order.placed`.
+    #[serde(rename = "type")]
+    event_type: Option<String>,
+    /// Only those of this resource: its id.
+    #[schemars(with = "Option<String>")]
+    stream: Option<AnyId>,
+}
+
+async fn list(call: Call) -> Result<Answer, Problem> {
+    let EventsQuery { after, event_type, stream } = call.query.clone().typed()?;
+    if after.is_some_and(|after| after < 0) {
+        return Err(Problem::field("?after", "must be a sequence, from 0 up"));
+    }
+    let known = |name: &String| domain::catalogue().iter().any(|kind| kind.name == *name);
+    if event_type.as_ref().is_some_and(|name| !known(name)) {
+        return Err(Problem::field("?type", "is no type of event; `GET /event-types` lists them"));
+    }
+    let place = number_place(call.cursor().await?)?;
+    let head = call.head().await?;
+    let filter = EventFilter { event_type, stream: stream.map(|id| id.uuid()) };
+    let begin = place.or(after).unwrap_or(0);
+    let (events, stands) = search(&call, begin, head, &filter).await?;
+    let more = stands < head;
+    let next = if more { Some(call.next_cursor(&stands.to_be_bytes()).await?) } else { None };
+    let data: Vec<Value> = events.iter().map(shown_event).collect();
+    let body = json!({ "object": "list", "data": data, "has_more": more, "next_cursor": next });
+    Ok(Answer::new(body).has_seen(head, 0.0))
+}
+
+/// At most a page of events after `begin`, and the sequence up to which was searched.
+async fn search(
+    call: &Call,
+    begin: i64,
+    head: i64,
+    filter: &EventFilter,
+) -> Result<(Vec<RecordedEvent>, i64), Problem> {
+    let store = call.state.executor.store();
+    let mut events = Vec::new();
+    let mut stands = begin;
+    while stands < head && stands - begin < MOST {
+        let wanted = call.page.limit - events.len();
+        let span = SPAN.min(head - stands);
+        let found = store.read_tenant(call.tenant().uuid(), stands, span, filter, wanted as i64).await?;
+        let full = found.len() == wanted;
+        stands = match found.last() {
+            Some(last) if full => last.sequence,
+            _ => stands + span,
+        };
+        events.extend(found);
+        if full {
+            break;
+        }
+    }
+    Ok((events, stands.max(begin).min(head.max(begin))))
+}
+
+/// A type of event.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "EventType")]
+struct ShownType {
+    /// Always `event_type`.
+    object: &'static str,
+    /// Its name, permanent.
+    #[serde(rename = "type")]
+    name: &'static str,
+    /// The version that is written today.
+    schema_version: i32,
+    /// What it says.
+    description: &'static str,
+    /// The JSON schema (2020-12) of its data.
+    schema: Value,
+    /// How many of them the tenant has.
+    count: i64,
+}
+
+fn event_types(generator: &mut SchemaGenerator) -> Schema {
+    let entry = generator.subschema_for::<ShownType>();
+    schema::list(entry)
+}
+
+async fn list_types(call: Call) -> Result<Answer, Problem> {
+    call.query.clone().typed::<crate::extract::query::Nothing>()?;
+    let (point, age) = call.await_model(AUDIT_ENTRIES).await?;
+    let counts = call.state.models.event_types(call.tenant().uuid()).await.map_err(|error| call.behind(error))?;
+    let counts: HashMap<String, i64> = counts.into_iter().map(|entry| (entry.event_type, entry.count)).collect();
+    let types = domain::catalogue().into_iter().map(|kind| {
+        to_json(ShownType {
+            object: "event_type",
+            name: kind.name,
+            schema_version: kind.schema_version,
+            description: kind.about,
+            schema: (kind.schema)().to_value(),
+            count: counts.get(kind.name).copied().unwrap_or(0),
+        })
+    });
+    let data: Vec<Value> = types.collect();
+    let body = json!({ "object": "list", "data": data, "has_more": false, "next_cursor": null });
+    Ok(Answer::new(body).has_seen(point.sequence, age))
+}

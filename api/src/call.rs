@@ -1,0 +1,253 @@
+//! One request on its way through an operation: authenticated, authorised, parsed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use commands::{CommandContext, Keyed};
+use domain::{Aggregate, Context, TenantId, TypedId};
+use eventstore::Metadata;
+use projections::{ReadError, ReadPoint};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::cursor;
+use crate::extract::auth::Principal;
+use crate::extract::headers::{Headers, MIN_SEQUENCE};
+use crate::extract::ids::Target;
+use crate::extract::query::{Page, Query};
+use crate::extract::trace::Trace;
+use crate::operation::{Keys, Operation};
+use crate::problem::{Problem, codes};
+use crate::state::State;
+
+/// How long a reader waits for a write that it must see.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A request that an operation carries out.
+#[derive(Clone)]
+pub struct Call {
+    /// What the process has.
+    pub state: Arc<State>,
+    /// The operation.
+    pub operation: &'static Operation,
+    /// Who asks.
+    pub principal: Principal,
+    /// The request's id and place in a trace.
+    pub trace: Trace,
+    /// What its headers ask for.
+    pub headers: Headers,
+    /// The `{id}` in its path, as it was written.
+    pub path_id: Option<String>,
+    /// Its parameters but for those of a page.
+    pub query: Query,
+    /// Which part of a list it wants.
+    pub page: Page,
+    /// Its body; `{}` where an optional one was left out.
+    pub body: Value,
+    /// When it came.
+    pub now: DateTime<Utc>,
+}
+
+impl Call {
+    /// Whose data is asked for.
+    pub fn tenant(&self) -> TenantId {
+        self.principal.tenant
+    }
+
+    /// The circumstances of a command, said to have happened at `occurred_at` where an import says so.
+    pub fn command(&self, occurred_at: Option<DateTime<Utc>>) -> CommandContext {
+        let mut ctx = Context::new(self.tenant(), self.principal.actor, self.now);
+        if let Some(at) = occurred_at {
+            ctx = ctx.at(at);
+        }
+        let mut command = CommandContext::new(ctx, self.operation.name);
+        command.if_match = self.headers.if_match;
+        command.metadata = Metadata {
+            request_id: Some(self.trace.request_id.clone()),
+            traceparent: Some(self.trace.parent.to_string()),
+            correlation_id: Some(self.trace.request_id.clone()),
+            ..Metadata::default()
+        };
+        command
+    }
+
+    /// The caller's key and what it stands for: the operation, the resource in the path and the body (or one item of it).
+    pub async fn keyed(&self, body: &Value) -> Result<Option<Keyed>, Problem> {
+        let key = match (&self.headers.idempotency_key, self.operation.keys) {
+            (Some(key), Keys::Accepted | Keys::Required) => key,
+            (None, Keys::Required) => return Err(Problem::of(codes::IDEMPOTENCY_KEY_MISSING)),
+            (None, Keys::Accepted) | (_, Keys::None) => return Ok(None),
+        };
+        let request = match &self.path_id {
+            Some(id) => json!({ "id": id, "body": body }),
+            None => body.clone(),
+        };
+        let (tenant, principal) = (self.tenant(), self.principal.actor.to_string());
+        let status = i16::try_from(self.operation.status).unwrap_or(200);
+        let executor = &self.state.executor;
+        Ok(Some(executor.keyed(tenant, &principal, self.operation.name, key, &request, status).await?))
+    }
+
+    /// The resource that the path names.
+    pub async fn target<A: Aggregate>(&self) -> Result<A::Id, Problem> {
+        let text = self.path_id.as_deref().unwrap_or_default();
+        match Target::parse::<A>(text).map_err(|_| Problem::not_found())? {
+            Target::Ours(id) => Ok(A::Id::from(id)),
+            Target::External(external) => {
+                let found = self.state.executor.resolve(self.tenant(), A::STREAM, external.as_str()).await?;
+                found.map(A::Id::from).ok_or_else(Problem::not_found)
+            }
+        }
+    }
+
+    /// Refuses a time that has not come.
+    pub fn not_in_the_future(&self, pointer: &str, time: DateTime<Utc>) -> Result<(), Problem> {
+        if time <= self.now {
+            return Ok(());
+        }
+        Err(Problem::field(pointer, "must not lie in the future"))
+    }
+
+    /// The last sequence of the tenant; refuses where the caller claims to have seen a later one.
+    pub async fn head(&self) -> Result<i64, Problem> {
+        let head = self.state.executor.store().tenant_head(self.tenant().uuid()).await?;
+        match self.headers.min_sequence {
+            Some(minimum) if minimum > head => {
+                let detail = format!("is beyond {head}, the last sequence of this tenant");
+                Err(Problem::field(MIN_SEQUENCE, detail))
+            }
+            _ => Ok(head),
+        }
+    }
+
+    /// Waits until a read model has seen what the caller wants seen; gives how far it has come, and how many seconds ago
+    /// that was the newest.
+    pub async fn await_model(&self, projector: &str) -> Result<(ReadPoint, f64), Problem> {
+        let tenant = self.tenant().uuid();
+        let models = &self.state.models;
+        let point = match self.headers.min_sequence {
+            Some(minimum) => {
+                self.head().await?;
+                models.wait(projector, tenant, minimum, PATIENCE).await
+            }
+            None => models.point(projector, tenant).await,
+        };
+        let point = point.map_err(|error| self.behind(error))?;
+        let head = self.state.executor.store().tenant_head(tenant).await?;
+        Ok((point, point.age_seconds(head)))
+    }
+
+    /// The problem behind a read model's failure.
+    pub fn behind(&self, error: ReadError) -> Problem {
+        match error {
+            ReadError::Behind(behind) => {
+                let wanted = self.headers.min_sequence.unwrap_or(behind.point.sequence);
+                let lag = wanted.saturating_sub(behind.point.sequence);
+                let detail = format!(
+                    "This list or report has seen sequence {}, {lag} short of what `Annals-Min-Sequence` asks for. \
+                     Repeat the request in a second, or leave the header out.",
+                    behind.point.sequence
+                );
+                Problem::new(codes::READ_MODEL_BEHIND, detail)
+                    .with("sequence", behind.point.sequence)
+                    .with("lag", lag)
+                    .retry_after(1)
+            }
+            ReadError::UnknownTimeZone(zone) => {
+                Problem::field("time_zone", format!("`{zone}` is not a time zone such as UTC or Europe/Berlin"))
+            }
+            ReadError::TooManyPeriods { most } => {
+                Problem::field("interval", format!("gives more than {most} periods; narrow the range or widen it"))
+            }
+            ReadError::UnknownColumn(_) | ReadError::SumTooLarge | ReadError::Malformed(_) => Problem::internal(&error),
+            ReadError::Database(_) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "the read models failed a request");
+                Problem::unavailable()
+            }
+        }
+    }
+
+    /// Where the part before this one ended, from the caller's cursor.
+    pub async fn cursor(&self) -> Result<Option<Vec<u8>>, Problem> {
+        let Some(text) = &self.page.cursor else { return Ok(None) };
+        let key = self.cursor_key().await?;
+        cursor::open(&key, &self.cursor_scope(), text).map(Some)
+    }
+
+    /// A cursor that goes on after `place`.
+    pub async fn next_cursor(&self, place: &[u8]) -> Result<String, Problem> {
+        let key = self.cursor_key().await?;
+        cursor::seal(&key, &self.cursor_scope(), place)
+    }
+
+    async fn cursor_key(&self) -> Result<[u8; 32], Problem> {
+        Ok(self.state.executor.vault().claim_key(self.tenant().uuid(), "cursor", "v1").await?)
+    }
+
+    /// What a cursor is good for: tenant, operation, resource, filters.
+    fn cursor_scope(&self) -> String {
+        let id = self.path_id.as_deref().unwrap_or_default();
+        format!("{}\n{}\n{id}\n{}", self.tenant(), self.operation.name, self.query.canonical())
+    }
+
+    /// Opens a body's personal values for who may see them, and makes them null for all others.
+    pub async fn show(&self, body: &mut Value) -> Result<(), Problem> {
+        if self.principal.sees_personal() {
+            self.state.executor.vault().open_value(self.tenant().uuid(), body).await?;
+        } else {
+            commands::Vault::mask(body);
+        }
+        Ok(())
+    }
+
+    /// The sequence that an `as_of` means: one of the tenant's, or the highest that was recorded by a time.
+    pub async fn sequence_of(&self, as_of: &str) -> Result<i64, Problem> {
+        let store = self.state.executor.store();
+        if let Ok(sequence) = as_of.parse::<i64>() {
+            let head = store.tenant_head(self.tenant().uuid()).await?;
+            return if (0..=head).contains(&sequence) {
+                Ok(sequence)
+            } else {
+                Err(Problem::field("?as_of", format!("must be between 0 and {head}, the last sequence of this tenant")))
+            };
+        }
+        let moment: crate::extract::ids::Moment = as_of.parse().map_err(|_| {
+            Problem::field("?as_of", "must be a sequence, or a time of RFC 3339 such as 2026-11-20T10:00:00Z")
+        })?;
+        self.not_in_the_future("?as_of", moment.0)?;
+        Ok(store.sequence_at(self.tenant().uuid(), moment.0).await?)
+    }
+}
+
+/// A page of a list, and where the next one begins.
+pub async fn page_of<T>(
+    call: &Call,
+    mut entries: Vec<T>,
+    place: impl Fn(&T) -> Vec<u8>,
+    show: impl FnMut(T) -> Value,
+) -> Result<Value, Problem> {
+    let more = entries.len() > call.page.limit;
+    entries.truncate(call.page.limit);
+    let next = match entries.last() {
+        Some(last) if more => Some(call.next_cursor(&place(last)).await?),
+        _ => None,
+    };
+    let data: Vec<Value> = entries.into_iter().map(show).collect();
+    Ok(json!({ "object": "list", "data": data, "has_more": more, "next_cursor": next }))
+}
+
+/// The UUID in a cursor.
+pub fn uuid_place(place: Option<Vec<u8>>) -> Result<Option<Uuid>, Problem> {
+    let read = |bytes: Vec<u8>| Uuid::from_slice(&bytes).map_err(|_| Problem::of(codes::INVALID_CURSOR));
+    place.map(read).transpose()
+}
+
+/// The number in a cursor.
+pub fn number_place(place: Option<Vec<u8>>) -> Result<Option<i64>, Problem> {
+    let read = |bytes: Vec<u8>| {
+        let bytes = bytes.try_into().map_err(|_| Problem::of(codes::INVALID_CURSOR))?;
+        Ok(i64::from_be_bytes(bytes))
+    };
+    place.map(read).transpose()
+}

@@ -1,0 +1,214 @@
+//! The command line. Results go to stdout as JSON, everything else to stderr.
+
+mod admin;
+mod import;
+mod writer;
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use domain::TenantId;
+
+use crate::app::{App, RunningApp};
+use crate::config::{Config, Roles, SETTINGS, chain};
+use crate::telemetry;
+
+use writer::{err, out};
+
+/// What went wrong, for people.
+type Failure = Box<dyn Error + Send + Sync>;
+
+/// Annals: an event-sourced backend. Every change is an event that is stored once, in order, for good.
+///
+/// One binary does everything: `annals all` runs the whole house in one process; `serve`, `relay`, `project` and `work`
+/// run its parts apart, any number of each. Settings come from the environment (`annals config --help` lists them).
+#[derive(Debug, Parser)]
+#[command(name = "annals", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run everything in this process: API, relay, projectors, process managers
+    ///
+    /// Ends in good order on SIGTERM or Ctrl-C: takes no more requests, finishes those in flight (20 s at most), then
+    /// what its other parts have in hand.
+    All,
+    /// Answer the API
+    Serve,
+    /// Publish the log to Kafka
+    ///
+    /// One process publishes at a time; others stand by and take over when it ends.
+    Relay,
+    /// Keep the read models that lists and reports are answered from
+    ///
+    /// Fed by Kafka where ANNALS_KAFKA_BROKERS is set, else by the log itself.
+    Project,
+    /// Run process managers: erasures, timers
+    ///
+    /// One process works at a time; others stand by and take over when it ends.
+    Work,
+    /// Bring the databases to the schema of this binary, and end
+    ///
+    /// Needs ANNALS_OWNER_PASSWORD. Safe to repeat, and to run beside a process of the version before.
+    Migrate,
+    /// Print the settings in force, secrets masked
+    #[command(after_help = settings_help())]
+    Config,
+    /// Make tenants
+    #[command(subcommand)]
+    Tenants(Tenants),
+    /// Make API keys
+    #[command(subcommand)]
+    Keys(Keys),
+    /// Bring data in, through the HTTP API of a running Annals
+    #[command(subcommand)]
+    Import(Import),
+}
+
+#[derive(Debug, Subcommand)]
+enum Tenants {
+    /// Make a tenant, and print it as JSON
+    ///
+    /// Its first event, `tenant.created`, opens its log.
+    Create {
+        /// What it is called
+        #[arg(long)]
+        name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Keys {
+    /// Make an API key, and print it as JSON: this once, for only a hash of it is kept
+    #[command(after_help = scopes_help())]
+    Create {
+        /// The tenant that it belongs to: ten_…
+        #[arg(long)]
+        tenant: TenantId,
+        /// What it is called
+        #[arg(long)]
+        name: String,
+        /// What it may do; may be given more than once
+        #[arg(long = "scope", required = true)]
+        scopes: Vec<String>,
+        /// When it stops working, in RFC 3339; never, if absent
+        #[arg(long)]
+        expires_at: Option<crate::extract::ids::Moment>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Import {
+    /// Bring a purchase history in: a CSV file with the columns customer, placed_at, quantity, amount, currency
+    ///
+    /// Each line is one order. A customer is created when its name is first seen, with that name as `external_id`; an
+    /// order's `external_id` is `<file name>:<line number>`, so the import can be run again: what is there is done.
+    /// `placed_at` is a time of RFC 3339 or a date (midnight UTC); `amount` is what the whole line cost, as a decimal; a
+    /// column `sku` may say what was bought. A bad row is told with line and column, and the rest goes on; then the exit
+    /// code is 1.
+    Orders(import::Orders),
+}
+
+fn settings_help() -> String {
+    let lines = SETTINGS.iter().map(|setting| {
+        let default = setting.default.map(|default| format!(" [default: {default}]")).unwrap_or_default();
+        format!("  {:<30} {}{default}", setting.name, setting.about)
+    });
+    format!("Settings:\n{}", lines.collect::<Vec<_>>().join("\n"))
+}
+
+fn scopes_help() -> String {
+    let lines = domain::names::SCOPES.iter().map(|scope| format!("  {:<16} {}", scope.name, scope.about));
+    format!("Scopes:\n{}", lines.collect::<Vec<_>>().join("\n"))
+}
+
+/// Does what the arguments say.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            err(format_args!("annals: no runtime: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(carry_out(cli.command)) {
+        Ok(code) => code,
+        Err(error) => {
+            err(format_args!("annals: {}", chain(error.as_ref())));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn carry_out(command: Command) -> Result<ExitCode, Failure> {
+    let only = Roles::default();
+    match command {
+        Command::All => run_roles(Roles::ALL).await?,
+        Command::Serve => run_roles(Roles { serve: true, ..only }).await?,
+        Command::Relay => run_roles(Roles { relay: true, ..only }).await?,
+        Command::Project => run_roles(Roles { project: true, ..only }).await?,
+        Command::Work => run_roles(Roles { work: true, ..only }).await?,
+        Command::Migrate => {
+            let config = Config::from_env()?;
+            eventstore::migrate::run(&config.log, &config.read).await?;
+            err(format_args!("annals: the databases have the schema of version {}", env!("CARGO_PKG_VERSION")));
+        }
+        Command::Config => show_config()?,
+        Command::Tenants(Tenants::Create { name }) => admin::create_tenant(&Config::from_env()?, &name).await?,
+        Command::Keys(Keys::Create { tenant, name, scopes, expires_at }) => {
+            let expires_at = expires_at.map(|moment| moment.0);
+            admin::create_key(&Config::from_env()?, tenant, &name, scopes, expires_at).await?;
+        }
+        Command::Import(Import::Orders(orders)) => return import::run(orders).await,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs until a signal ends it.
+async fn run_roles(roles: Roles) -> Result<(), Failure> {
+    let config = Config { roles, ..Config::from_env()? };
+    telemetry::start_logs(&config.log_filter, config.log_format);
+    let app = App::start(config).await?;
+    until_signal().await?;
+    stop(app).await;
+    Ok(())
+}
+
+/// Ends in good order; a second signal ends at once.
+async fn stop(app: RunningApp) {
+    tracing::info!("stopping");
+    tokio::select! {
+        () = app.stop() => {}
+        _ = until_signal() => tracing::warn!("stopped at once"),
+    }
+}
+
+async fn until_signal() -> Result<(), std::io::Error> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+fn show_config() -> Result<(), Failure> {
+    let variables: BTreeMap<_, _> = std::env::vars().collect();
+    for (setting, value, set) in Config::in_force(&variables) {
+        let origin = match (set, value.is_empty()) {
+            (true, _) => "set",
+            (false, false) => "default",
+            (false, true) => "not set",
+        };
+        out(format_args!("{:<30} {value:<40} {origin}", setting.name));
+    }
+    Config::from_env()?;
+    Ok(())
+}

@@ -1,0 +1,119 @@
+//! Who asks: an API key, looked up by its id and compared in constant time. The tenant comes from the key alone.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::{HeaderMap, HeaderValue, header};
+use chrono::{DateTime, Utc};
+use commands::api_key::ParsedApiKey;
+use domain::names::{PERSONAL_READ, Scope};
+use domain::{AnyId, ApiKeyId, TenantId};
+use eventstore::{ApiKeyRecord, EventStore};
+use moka::sync::Cache;
+use uuid::Uuid;
+
+use crate::problem::{Problem, codes};
+
+/// How long a key is remembered, and so how long a revoked one may still work.
+const REMEMBERED_FOR: Duration = Duration::from_secs(5);
+/// How many keys are remembered.
+const REMEMBERED: u64 = 10_000;
+
+/// Whoever asks, and what it may do.
+#[derive(Clone, Debug)]
+pub struct Principal {
+    /// Whose data it may reach.
+    pub tenant: TenantId,
+    /// Who it is, as events name it.
+    pub actor: AnyId,
+    key: Arc<ApiKeyRecord>,
+}
+
+impl Principal {
+    /// Whether it may do that.
+    pub fn may(&self, scope: Scope) -> bool {
+        self.key.scopes.iter().any(|name| name == scope.name)
+    }
+
+    /// Whether it sees personal data in the clear.
+    pub fn sees_personal(&self) -> bool {
+        self.may(PERSONAL_READ)
+    }
+
+    /// Refuses unless it may do that.
+    pub fn needs(&self, scope: Scope) -> Result<(), Problem> {
+        if self.may(scope) {
+            return Ok(());
+        }
+        let detail = format!("The key lacks the scope `{}`. Use a key that has it.", scope.name);
+        Err(Problem::new(codes::FORBIDDEN, detail).with("scope", scope.name))
+    }
+}
+
+/// The keys that were asked for lately.
+#[derive(Clone)]
+pub struct ApiKeys {
+    store: EventStore,
+    known: Cache<Uuid, Option<Arc<ApiKeyRecord>>>,
+}
+
+impl ApiKeys {
+    /// Over the log's database.
+    pub fn new(store: EventStore) -> Self {
+        Self { store, known: Cache::builder().max_capacity(REMEMBERED).time_to_live(REMEMBERED_FOR).build() }
+    }
+
+    /// The principal behind a request.
+    pub async fn authenticate(&self, headers: &HeaderMap, now: DateTime<Utc>) -> Result<Principal, Problem> {
+        let text = credential(headers)?;
+        let invalid = || challenge(Problem::of(codes::INVALID_API_KEY));
+        let parsed = ParsedApiKey::parse(text).map_err(|_| invalid())?;
+        let record = match self.known.get(&parsed.id) {
+            Some(record) => record,
+            None => {
+                let record = self.store.api_key(parsed.id).await?.map(Arc::new);
+                self.known.insert(parsed.id, record.clone());
+                record
+            }
+        };
+        let record = record.filter(|record| parsed.matches(&record.hash) && !record.revoked).ok_or_else(invalid)?;
+        if record.expires_at.is_some_and(|at| at <= now) {
+            return Err(challenge(Problem::of(codes::API_KEY_EXPIRED)));
+        }
+        let (tenant, actor) = (TenantId::from(record.tenant), ApiKeyId::from(parsed.id).into());
+        Ok(Principal { tenant, actor, key: record })
+    }
+}
+
+fn credential(headers: &HeaderMap) -> Result<&str, Problem> {
+    let unauthenticated = || challenge(Problem::of(codes::UNAUTHENTICATED));
+    if let Some(value) = headers.get(header::AUTHORIZATION) {
+        let (scheme, key) = value.to_str().ok().and_then(|text| text.split_once(' ')).ok_or_else(unauthenticated)?;
+        return if scheme.eq_ignore_ascii_case("bearer") { Ok(key.trim()) } else { Err(unauthenticated()) };
+    }
+    headers.get("x-api-key").and_then(|value| value.to_str().ok()).map(str::trim).ok_or_else(unauthenticated)
+}
+
+fn challenge(problem: Problem) -> Problem {
+    problem.header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"annals\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_comes_in_either_header() {
+        let of = |name: &'static str, value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(name, value.parse().unwrap());
+            credential(&headers).map(str::to_owned).map_err(|problem| problem.code().code)
+        };
+        assert_eq!(of("authorization", "Bearer k"), Ok("k".into()));
+        assert_eq!(of("authorization", "bearer k"), Ok("k".into()));
+        assert_eq!(of("x-api-key", "k"), Ok("k".into()));
+        assert_eq!(of("authorization", "Basic k"), Err("unauthenticated"));
+        assert_eq!(of("authorization", "k"), Err("unauthenticated"));
+        assert_eq!(credential(&HeaderMap::new()).unwrap_err().code(), codes::UNAUTHENTICATED);
+    }
+}

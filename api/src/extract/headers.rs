@@ -1,0 +1,122 @@
+//! The headers that operations understand. One that can't be understood is refused, never ignored.
+
+use axum::http::HeaderMap;
+
+use crate::problem::{Problem, codes};
+
+/// Makes a repetition of a POST harmless.
+pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
+/// Waits until a read has seen that sequence.
+pub const MIN_SEQUENCE: &str = "annals-min-sequence";
+/// The tenant's sequence of a write.
+pub const SEQUENCE: &str = "annals-sequence";
+/// The sequence that a read has seen.
+pub const READ_SEQUENCE: &str = "annals-read-sequence";
+/// How many seconds ago that was the newest.
+pub const READ_AGE: &str = "annals-read-age";
+/// Says that an answer is that of an earlier request with the same key.
+pub const REPLAYED: &str = "idempotent-replayed";
+
+/// What the headers of a request ask for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Headers {
+    /// `Idempotency-Key`, without quotes.
+    pub idempotency_key: Option<String>,
+    /// `If-Match`: the version that the caller has seen.
+    pub if_match: Option<i64>,
+    /// `Annals-Min-Sequence`.
+    pub min_sequence: Option<i64>,
+}
+
+impl Headers {
+    /// Reads them.
+    pub fn of(headers: &HeaderMap) -> Result<Self, Problem> {
+        let one = |name: &str| -> Result<Option<&str>, Problem> {
+            let mut values = headers.get_all(name).iter();
+            match (values.next(), values.next()) {
+                (None, _) => Ok(None),
+                (Some(value), None) => value.to_str().map(Some).map_err(|_| unreadable(name)),
+                (Some(_), Some(_)) => Err(unreadable(name)),
+            }
+        };
+        let key = one(IDEMPOTENCY_KEY).map_err(|_| Problem::of(codes::IDEMPOTENCY_KEY_INVALID))?;
+        let minimum = one(MIN_SEQUENCE)?.map(|text| sequence(text).ok_or_else(|| unreadable(MIN_SEQUENCE)));
+        Ok(Self {
+            idempotency_key: key.map(idempotency_key).transpose()?,
+            if_match: one("if-match")?.map(etag).transpose()?.flatten(),
+            min_sequence: minimum.transpose()?,
+        })
+    }
+}
+
+/// A number from 0 up.
+fn sequence(text: &str) -> Option<i64> {
+    text.trim().parse().ok().filter(|number| *number >= 0)
+}
+
+fn unreadable(name: &str) -> Problem {
+    let form = match name {
+        MIN_SEQUENCE => "once, a number that a write answered as `Annals-Sequence`",
+        "if-match" => "once, the `ETag` that a GET answered, such as \"3\" with its quotes, or *",
+        _ => "once, in printable ASCII",
+    };
+    Problem::new(codes::BAD_REQUEST, format!("The header `{name}` can't be understood. Send it {form}."))
+}
+
+/// Bare or quoted, 1 to 255 printable ASCII characters.
+fn idempotency_key(text: &str) -> Result<String, Problem> {
+    let text = text.trim();
+    let bare = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(text);
+    let printable = bare.bytes().all(|b| b.is_ascii_graphic() || b == b' ');
+    if bare.is_empty() || bare.len() > 255 || !printable || bare.contains('"') {
+        return Err(Problem::of(codes::IDEMPOTENCY_KEY_INVALID));
+    }
+    Ok(bare.to_owned())
+}
+
+/// A strong entity tag of ours; `*` is no condition, for what does not exist is 404 anyway.
+fn etag(text: &str) -> Result<Option<i64>, Problem> {
+    if text.trim() == "*" {
+        return Ok(None);
+    }
+    let digits = text.trim().strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    digits.and_then(sequence).map(Some).ok_or_else(|| unreadable("if-match"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(name: &'static str, value: &str) -> Result<Headers, &'static str> {
+        let mut headers = HeaderMap::new();
+        headers.insert(name, value.parse().unwrap());
+        Headers::of(&headers).map_err(|problem| problem.code().code)
+    }
+
+    #[test]
+    fn a_key_may_be_bare_or_quoted() {
+        for (text, key) in [("a-1", "a-1"), ("\"a-1\"", "a-1"), (" a b ", "a b")] {
+            assert_eq!(read(IDEMPOTENCY_KEY, text).unwrap().idempotency_key.as_deref(), Some(key));
+        }
+        for bad in ["", "\"\"", "a\"b", &"x".repeat(256)] {
+            assert_eq!(read(IDEMPOTENCY_KEY, bad), Err("idempotency-key-invalid"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_condition_is_one_strong_tag() {
+        assert_eq!(read("if-match", "\"3\"").unwrap().if_match, Some(3));
+        assert_eq!(read("if-match", "*").unwrap().if_match, None);
+        for bad in ["3", "W/\"3\"", "\"x\"", "\"1\", \"2\"", "\"-1\""] {
+            assert_eq!(read("if-match", bad), Err("bad-request"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_sequence_is_a_number_from_0_up() {
+        assert_eq!(read(MIN_SEQUENCE, "12").unwrap().min_sequence, Some(12));
+        for bad in ["-1", "x", "1.5", "99999999999999999999"] {
+            assert_eq!(read(MIN_SEQUENCE, bad), Err("bad-request"), "{bad}");
+        }
+    }
+}

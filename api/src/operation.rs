@@ -1,0 +1,357 @@
+//! What an operation is: a value. Its route, its OpenAPI entry, authorisation, limits, idempotency and aliases follow
+//! from it; [`crate::resource`] makes those that every resource has.
+
+use std::future::Future;
+
+use axum::http::{HeaderName, HeaderValue, Method, header};
+use domain::names::Scope;
+use futures::future::BoxFuture;
+use schemars::{Schema, SchemaGenerator};
+use serde_json::Value;
+
+use crate::call::Call;
+use crate::extract::headers::{READ_AGE, READ_SEQUENCE, REPLAYED, SEQUENCE};
+use crate::problem::{Code, Problem, codes};
+
+/// Describes a type to the OpenAPI document.
+pub type SchemaFn = fn(&mut SchemaGenerator) -> Schema;
+
+/// Carries an operation out.
+pub type Handler = Box<dyn Fn(Call) -> BoxFuture<'static, Result<Answer, Problem>> + Send + Sync>;
+
+/// Whether something changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Something may change: the answer has an `Annals-Sequence`, and the request may have an `Idempotency-Key`.
+    Command,
+    /// Nothing changes: the answer says what it has seen.
+    Query,
+}
+
+/// How much an operation costs, and so which limit it will count against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RateClass {
+    /// One resource, or a page of them.
+    Read,
+    /// One command.
+    Write,
+    /// Up to a thousand commands.
+    Batch,
+    /// A figure over all that a tenant has.
+    Report,
+}
+
+/// Whether a POST may bring a key that makes its repetition harmless.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keys {
+    /// It means nothing here.
+    None,
+    /// It may.
+    Accepted,
+    /// It must: money moves.
+    Required,
+}
+
+/// A parameter of a query string.
+#[derive(Clone, Debug)]
+pub struct Parameter {
+    /// Its name.
+    pub name: String,
+    /// What it takes.
+    pub schema: Value,
+    /// Whether it must be given.
+    pub required: bool,
+}
+
+/// What an operation takes in its body.
+#[derive(Clone, Copy, Debug)]
+pub struct BodyOf {
+    /// What it must look like.
+    pub schema: SchemaFn,
+    /// One that works.
+    pub example: fn() -> Value,
+    /// Whether it may be left out, and then is `{}`.
+    pub optional: bool,
+}
+
+/// One operation of the API.
+pub struct Operation {
+    /// GET, POST or PATCH.
+    pub method: Method,
+    /// Below `/api/v1`; a parameter is always called `{id}`.
+    pub path: String,
+    /// `context.aggregate.command`, permanent: it names spans, metrics and commands in the metadata of events.
+    pub name: &'static str,
+    /// What a key needs to call it.
+    pub scope: Scope,
+    /// What it will be limited by.
+    pub rate: RateClass,
+    /// Whether something changes.
+    pub kind: Kind,
+    /// Whether it takes an `Idempotency-Key`.
+    pub keys: Keys,
+    /// The status of a success.
+    pub status: u16,
+    /// A line for people.
+    pub summary: String,
+    /// The rest that there is to say.
+    pub about: &'static str,
+    /// Problems beside those that follow from its shape.
+    pub problems: Vec<Code>,
+    /// The parameters that it takes, but for those of a page.
+    pub parameters: fn(&mut SchemaGenerator) -> Vec<Parameter>,
+    /// Whether it takes `limit` and `cursor`.
+    pub paged: bool,
+    /// Whether it takes `If-Match`.
+    pub conditional: bool,
+    /// What it takes in its body.
+    pub body: Option<BodyOf>,
+    /// What it answers.
+    pub answer: SchemaFn,
+    /// Whether the answer has an `ETag`.
+    pub tagged: bool,
+    /// What carries it out.
+    pub handler: Handler,
+}
+
+impl std::fmt::Debug for Operation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {} ({})", self.method, self.path, self.name)
+    }
+}
+
+impl Operation {
+    fn new(method: Method, path: impl Into<String>, name: impl Into<String>, scope: Scope) -> Self {
+        Self {
+            method,
+            path: path.into(),
+            // Operations are made once, and are there until the process ends.
+            name: String::leak(name.into()),
+            scope,
+            rate: RateClass::Read,
+            kind: Kind::Query,
+            keys: Keys::None,
+            status: 200,
+            summary: String::new(),
+            about: "",
+            problems: Vec::new(),
+            parameters: |_| Vec::new(),
+            paged: false,
+            conditional: false,
+            body: None,
+            answer: |_| Schema::from(true),
+            tagged: false,
+            handler: Box::new(|_| Box::pin(async { Err(Problem::not_found()) })),
+        }
+    }
+
+    /// Something that changes nothing.
+    pub fn query(method: Method, path: impl Into<String>, name: impl Into<String>, scope: Scope) -> Self {
+        Self::new(method, path, name, scope)
+    }
+
+    /// Something that may change something.
+    pub fn command(method: Method, path: impl Into<String>, name: impl Into<String>, scope: Scope) -> Self {
+        Self {
+            rate: RateClass::Write,
+            kind: Kind::Command,
+            keys: Keys::Accepted,
+            ..Self::new(method, path, name, scope)
+        }
+    }
+
+    /// A line for people, and the rest that there is to say.
+    pub fn about(mut self, summary: impl Into<String>, about: &'static str) -> Self {
+        self.summary = summary.into();
+        self.about = about;
+        self
+    }
+
+    /// Needs another scope than its resource's own.
+    pub fn scope(mut self, scope: Scope) -> Self {
+        self.scope = scope;
+        self
+    }
+
+    /// Answers a success with that status.
+    pub fn status(mut self, status: u16) -> Self {
+        self.status = status;
+        self
+    }
+
+    /// Counts against that limit.
+    pub fn rate(mut self, rate: RateClass) -> Self {
+        self.rate = rate;
+        self
+    }
+
+    /// Money moves: a key must come with it.
+    pub fn moves_money(mut self) -> Self {
+        self.keys = Keys::Required;
+        self
+    }
+
+    /// May also answer with these problems: the rules of its aggregate.
+    pub fn refuses(mut self, problems: &[Code]) -> Self {
+        self.problems.extend_from_slice(problems);
+        self
+    }
+
+    /// Takes these parameters.
+    pub fn takes<T: schemars::JsonSchema>(mut self) -> Self {
+        self.parameters = crate::schema::parameters_of::<T>;
+        self
+    }
+
+    /// Takes `limit` and `cursor`.
+    pub fn paged(mut self) -> Self {
+        self.paged = true;
+        self
+    }
+
+    /// Takes a body like this one.
+    pub fn body<T: schemars::JsonSchema>(mut self, example: fn() -> Value) -> Self {
+        self.body = Some(BodyOf { schema: |generator| generator.subschema_for::<T>(), example, optional: false });
+        self
+    }
+
+    /// Its body may be left out.
+    pub fn body_optional(mut self) -> Self {
+        if let Some(body) = &mut self.body {
+            body.optional = true;
+        }
+        self
+    }
+
+    /// Takes `If-Match`, and answers with an `ETag`.
+    pub fn conditional(mut self) -> Self {
+        self.conditional = true;
+        self.tagged()
+    }
+
+    /// Answers with an `ETag`.
+    pub fn tagged(mut self) -> Self {
+        self.tagged = true;
+        self
+    }
+
+    /// Answers like this.
+    pub fn answers(mut self, schema: SchemaFn) -> Self {
+        self.answer = schema;
+        self
+    }
+
+    /// Is carried out like this.
+    pub fn handled<F, Fut>(mut self, handler: F) -> Self
+    where
+        F: Fn(Call) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Answer, Problem>> + Send + 'static,
+    {
+        self.handler = Box::new(move |call| Box::pin(handler(call)));
+        self
+    }
+
+    /// Whether its path has an `{id}`.
+    pub fn has_id(&self) -> bool {
+        self.path.contains("{id}")
+    }
+
+    /// The context that it belongs to.
+    pub fn context(&self) -> &'static str {
+        self.name.split('.').next().unwrap_or(self.name)
+    }
+
+    /// Every problem that it may answer with.
+    pub fn all_problems(&self) -> Vec<Code> {
+        use codes as c;
+        let mut all = vec![
+            c::UNAUTHENTICATED,
+            c::INVALID_API_KEY,
+            c::API_KEY_EXPIRED,
+            c::CREDENTIAL_IN_URL,
+            c::FORBIDDEN,
+            c::BAD_REQUEST,
+            c::HEADERS_TOO_LARGE,
+            c::VALIDATION_FAILED,
+            c::UNKNOWN_FIELD,
+            c::INTERNAL,
+            c::UNAVAILABLE,
+        ];
+        if self.has_id() {
+            all.push(c::NOT_FOUND);
+        }
+        if self.body.is_some() {
+            all.extend([c::MALFORMED_JSON, c::DUPLICATE_KEY, c::REQUEST_TIMEOUT, c::PAYLOAD_TOO_LARGE]);
+            all.push(c::UNSUPPORTED_MEDIA_TYPE);
+        }
+        if self.paged {
+            all.push(c::INVALID_CURSOR);
+        }
+        if self.keys != Keys::None {
+            all.extend([c::IDEMPOTENCY_KEY_INVALID, c::IDEMPOTENCY_KEY_REUSED, c::IDEMPOTENCY_IN_PROGRESS]);
+        }
+        if self.keys == Keys::Required {
+            all.push(c::IDEMPOTENCY_KEY_MISSING);
+        }
+        if self.conditional {
+            all.push(c::VERSION_CONFLICT);
+        }
+        if self.kind == Kind::Query && !(self.tagged || self.body.is_none() && self.has_id()) {
+            all.push(c::READ_MODEL_BEHIND);
+        }
+        all.extend_from_slice(&self.problems);
+        all
+    }
+}
+
+/// A success. Personal values in the body are still sealed: they are opened, or made null, at the edge, all at once.
+#[derive(Debug)]
+pub struct Answer {
+    pub(crate) status: Option<u16>,
+    pub(crate) body: Value,
+    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Answer {
+    /// With the operation's status.
+    pub fn new(body: Value) -> Self {
+        Self { status: None, body, headers: Vec::new() }
+    }
+
+    fn with(mut self, name: &'static str, value: impl Into<HeaderValue>) -> Self {
+        self.headers.push((HeaderName::from_static(name), value.into()));
+        self
+    }
+
+    /// The version of the resource.
+    pub fn tagged(mut self, version: i64) -> Self {
+        if let Ok(value) = HeaderValue::from_str(&format!("\"{version}\"")) {
+            self.headers.push((header::ETAG, value));
+        }
+        self
+    }
+
+    /// What a reader must wait for to see the write.
+    pub fn wrote(self, sequence: i64) -> Self {
+        self.with(SEQUENCE, sequence)
+    }
+
+    /// What the read has seen, and how many seconds ago that was the newest.
+    pub fn has_seen(self, sequence: i64, age_seconds: f64) -> Self {
+        self.with(READ_SEQUENCE, sequence).with(READ_AGE, age_seconds.ceil() as i64)
+    }
+
+    /// Where the resource is.
+    pub fn at(mut self, path: &str) -> Self {
+        if let Ok(value) = HeaderValue::from_str(path) {
+            self.headers.push((header::LOCATION, value));
+        }
+        self
+    }
+
+    /// The answer of an earlier request with the same key.
+    pub fn replayed(mut self, status: Option<i16>) -> Self {
+        self.status = status.and_then(|status| u16::try_from(status).ok());
+        self.with(REPLAYED, HeaderValue::from_static("true"))
+    }
+}

@@ -1,0 +1,5 @@
+//! What people may ask about their data.
+
+mod request;
+
+pub use request::operations;

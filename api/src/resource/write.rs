@@ -1,0 +1,253 @@
+//! Commands on resources.
+
+use std::collections::HashMap;
+
+use commands::Receipt;
+use domain::{AnyId, TypedId};
+use eventstore::new_id;
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use super::{MAX_ITEMS, Resource, location, name_taken, receipt, refusal, shown_state};
+use crate::call::Call;
+use crate::intent::{Intent, resolve};
+use crate::operation::Answer;
+use crate::problem::Problem;
+use crate::strict;
+
+/// How many items of a batch are carried out at a time: enough to fill the writer's commits.
+const ITEMS_AT_A_TIME: usize = 256;
+
+/// Creates one.
+pub(super) async fn create<A: Resource, I: Intent<A>>(call: &Call) -> Result<Answer, Problem> {
+    let keyed = call.keyed(&call.body).await?;
+    if let Some(answer) = replay::<A>(call, keyed.as_ref()).await? {
+        return Ok(answer);
+    }
+    let mut intent: I = strict::typed(call.body.clone())?;
+    if let Some((_, problem)) = resolve::<A, I>(call, vec![(0, &mut intent)]).await?.into_iter().next() {
+        return Err(problem);
+    }
+    let made = execute_new::<A, I>(call, intent, keyed).await?;
+    Ok(receipt::<A>(&made)?.at(&location::<A>(made.id)))
+}
+
+/// The answer of an earlier request with the same key: before anything is looked up, for the world may have changed.
+async fn replay<A: Resource>(call: &Call, keyed: Option<&commands::Keyed>) -> Result<Option<Answer>, Problem> {
+    let Some(keyed) = keyed else { return Ok(None) };
+    let earlier = call.state.executor.replay::<A>(call.tenant(), keyed).await;
+    let Some(earlier) = earlier.map_err(|error| refusal::<A>(call, error))? else { return Ok(None) };
+    let answer = receipt::<A>(&earlier)?;
+    let creating = call.path_id.is_none();
+    Ok(Some(if creating { answer.at(&location::<A>(earlier.id)) } else { answer }))
+}
+
+async fn execute_new<A: Resource, I: Intent<A>>(
+    call: &Call,
+    intent: I,
+    keyed: Option<commands::Keyed>,
+) -> Result<Receipt<A>, Problem> {
+    let occurred_at = intent.occurred_at();
+    if let Some((pointer, at)) = occurred_at {
+        call.not_in_the_future(pointer, at)?;
+    }
+    let id = A::Id::from(new_id());
+    let mut context = call.command(occurred_at.map(|(_, at)| at)).creating();
+    context.if_match = None;
+    context.idempotency = keyed;
+    let command = intent.command(id, call)?;
+    call.state.executor.execute::<A>(context, id, command).await.map_err(|error| refusal::<A>(call, error))
+}
+
+/// Carries a verb out on one.
+pub(super) async fn act<A: Resource, I: Intent<A>>(call: &Call) -> Result<Answer, Problem> {
+    let keyed = call.keyed(&call.body).await?;
+    if let Some(answer) = replay::<A>(call, keyed.as_ref()).await? {
+        return Ok(answer);
+    }
+    let intent: I = strict::typed(call.body.clone())?;
+    let id = call.target::<A>().await?;
+    execute_on::<A, I>(call, id, intent, keyed).await
+}
+
+async fn execute_on<A: Resource, I: Intent<A>>(
+    call: &Call,
+    id: A::Id,
+    mut intent: I,
+    keyed: Option<commands::Keyed>,
+) -> Result<Answer, Problem> {
+    if let Some((_, problem)) = resolve::<A, I>(call, vec![(0, &mut intent)]).await?.into_iter().next() {
+        return Err(problem);
+    }
+    let mut context = call.command(None);
+    context.idempotency = keyed;
+    let command = intent.command(id, call)?;
+    let done = call.state.executor.execute::<A>(context, id, command).await;
+    receipt::<A>(&done.map_err(|error| refusal::<A>(call, error))?)
+}
+
+/// Changes what the body names. What is sent back as it was shown says nothing, so that GET then PATCH works.
+pub(super) async fn change<A: Resource, I: Intent<A>>(call: &Call) -> Result<Answer, Problem> {
+    let keyed = call.keyed(&call.body).await?;
+    if let Some(answer) = replay::<A>(call, keyed.as_ref()).await? {
+        return Ok(answer);
+    }
+    let id = call.target::<A>().await?;
+    let known = call.state.executor.load::<A>(call.tenant(), id).await?;
+    if !known.exists() {
+        return Err(Problem::not_found());
+    }
+    let mut seen = shown_state::<A>(id, &known)?;
+    call.show(&mut seen).await?;
+    let intent: I = strict::typed(Value::Object(changed::<A, I>(call.body.clone(), &seen)?))?;
+    execute_on::<A, I>(call, id, intent, keyed).await
+}
+
+/// The fields that differ from what the caller sees; one that can't be changed must not.
+fn changed<A: Resource, I: Intent<A>>(body: Value, seen: &Value) -> Result<Map<String, Value>, Problem> {
+    let Value::Object(mut body) = body else {
+        return Err(Problem::field("", "must be an object"));
+    };
+    // When it last changed is nothing that anybody means to set, and old news in whatever was read before.
+    body.retain(|name, value| name != "updated_at" && seen.get(name) != Some(value));
+    let schema = schemars::schema_for!(I);
+    let takes = |name: &str| schema.get("properties").and_then(|fields| fields.get(name)).is_some();
+    match body.keys().find(|name| seen.get(name.as_str()).is_some() && !takes(name)) {
+        Some(name) => {
+            let pointer = format!("/{}", strict::escape(name));
+            Err(Problem::field(pointer, "is read-only: leave it out, or send it back unchanged"))
+        }
+        None => Ok(body),
+    }
+}
+
+/// How an item of a batch went.
+type Item<A> = Result<Receipt<A>, Problem>;
+
+/// Creates many; one bad item harms no other.
+pub(super) async fn batch<A: Resource, I: Intent<A>>(call: &Call) -> Result<Answer, Problem> {
+    let items = items(call.body.clone())?;
+    let mut outcomes: Vec<Option<Item<A>>> = items.iter().map(|_| None).collect();
+    let mut keys = Vec::with_capacity(items.len());
+    for (index, item) in items.iter().enumerate() {
+        let keyed = call.keyed(item).await?.map(|keyed| {
+            let item = i32::try_from(index).unwrap_or(i32::MAX);
+            commands::Keyed { item, status: 201, ..keyed }
+        });
+        keys.push(keyed);
+    }
+    replay_items::<A>(call, &keys, &mut outcomes).await?;
+    let intents = intents::<A, I>(call, items, &mut outcomes).await?;
+    let mut work: Vec<BoxFuture<'_, (usize, Item<A>)>> = Vec::with_capacity(intents.len());
+    for (index, intent) in intents {
+        let keyed = keys[index].take();
+        work.push(Box::pin(async move { (index, execute_new::<A, I>(call, intent, keyed).await) }));
+    }
+    let mut work = futures::stream::iter(work).buffer_unordered(ITEMS_AT_A_TIME);
+    while let Some((index, outcome)) = work.next().await {
+        outcomes[index] = Some(outcome);
+    }
+    answer(call, outcomes)
+}
+
+fn answer<A: Resource>(call: &Call, outcomes: Vec<Option<Item<A>>>) -> Result<Answer, Problem> {
+    let mut data = Vec::with_capacity(outcomes.len());
+    let mut highest = 0;
+    for (index, outcome) in outcomes.into_iter().enumerate() {
+        data.push(match outcome.unwrap_or_else(|| Err(Problem::unavailable())) {
+            Ok(made) => {
+                highest = highest.max(made.sequence);
+                json!({ "status": 201, "resource": shown_state::<A>(made.id, &made.loaded)? })
+            }
+            Err(problem) => {
+                let problem = problem.beneath(&format!("/items/{index}"));
+                json!({ "status": problem.code().status, "problem": problem.to_json(&call.trace.request_id) })
+            }
+        });
+    }
+    let answer = Answer::new(json!({ "object": "batch", "data": data }));
+    Ok(if highest > 0 { answer.wrote(highest) } else { answer })
+}
+
+/// The items of a batch's body.
+fn items(body: Value) -> Result<Vec<Value>, Problem> {
+    let Value::Object(mut body) = body else { return Err(Problem::field("", "must be an object")) };
+    let items = body.remove("items");
+    if let Some(name) = body.keys().next() {
+        let pointer = format!("/{}", strict::escape(name));
+        return Err(Problem::of_field(
+            crate::problem::codes::UNKNOWN_FIELD,
+            pointer,
+            "is not a field here; leave it out",
+        ));
+    }
+    match items {
+        Some(Value::Array(items)) if (1..=MAX_ITEMS).contains(&items.len()) => Ok(items),
+        Some(Value::Array(_)) => Err(Problem::field("/items", format!("must have 1 to {MAX_ITEMS} items"))),
+        Some(_) => Err(Problem::field("/items", "must be an array")),
+        None => Err(Problem::field("/items", "is required")),
+    }
+}
+
+/// Answers the items that an earlier request with the same key has carried out.
+async fn replay_items<A: Resource>(
+    call: &Call,
+    keys: &[Option<commands::Keyed>],
+    outcomes: &mut [Option<Item<A>>],
+) -> Result<(), Problem> {
+    let Some(Some(first)) = keys.first() else { return Ok(()) };
+    let store = call.state.executor.store();
+    let answered = store.idempotency_items(call.tenant().uuid(), &first.key).await?;
+    for (outcome, keyed) in outcomes.iter_mut().zip(keys) {
+        let Some(keyed) = keyed.as_ref().filter(|keyed| answered.contains_key(&keyed.item)) else { continue };
+        let earlier = call.state.executor.replay::<A>(call.tenant(), keyed).await;
+        *outcome = earlier.map_err(|error| refusal::<A>(call, error)).transpose();
+    }
+    Ok(())
+}
+
+/// The items that are left, typed, with their references looked up; those whose name is taken already are told at once.
+async fn intents<A: Resource, I: Intent<A>>(
+    call: &Call,
+    items: Vec<Value>,
+    outcomes: &mut [Option<Item<A>>],
+) -> Result<Vec<(usize, I)>, Problem> {
+    let mut intents = Vec::with_capacity(items.len());
+    for (index, item) in
+        items.into_iter().enumerate().filter(|(index, _)| outcomes[*index].is_none()).collect::<Vec<_>>()
+    {
+        match strict::typed::<I>(item) {
+            Ok(intent) => intents.push((index, intent)),
+            Err(problem) => outcomes[index] = Some(Err(problem)),
+        }
+    }
+    let references = intents.iter_mut().map(|(index, intent)| (*index, intent)).collect();
+    for (index, problem) in resolve::<A, I>(call, references).await? {
+        outcomes[index] = Some(Err(problem));
+    }
+    let taken = taken::<A, I>(call, &intents).await?;
+    for (index, intent) in &intents {
+        if let Some(holder) = intent.external_id().and_then(|name| taken.get(name))
+            && outcomes[*index].is_none()
+        {
+            let kind = domain::aggregate::EXTERNAL_ID;
+            outcomes[*index] = Some(Err(name_taken(kind, AnyId::new(A::STREAM.prefix, *holder))));
+        }
+    }
+    intents.retain(|(index, _)| outcomes[*index].is_none());
+    Ok(intents)
+}
+
+/// Which of the names are taken, in one look: an import that is run again should not try each.
+async fn taken<A: Resource, I: Intent<A>>(
+    call: &Call,
+    intents: &[(usize, I)],
+) -> Result<HashMap<String, Uuid>, Problem> {
+    let names: Vec<&str> = intents.iter().filter_map(|(_, intent)| intent.external_id()).collect();
+    if names.is_empty() {
+        return Ok(HashMap::new());
+    }
+    Ok(call.state.executor.resolve_many(call.tenant(), A::STREAM, &names).await?)
+}

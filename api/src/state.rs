@@ -1,0 +1,64 @@
+//! What the handlers of one process share.
+
+use std::sync::Arc;
+
+use chrono::TimeDelta;
+use commands::Executor;
+use metrics_exporter_prometheus::PrometheusHandle;
+use projections::ReadModels;
+use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
+
+use crate::extract::auth::ApiKeys;
+use crate::health::Health;
+
+/// How many requests are carried out at a time; beyond it the answer is 503 at once, for a queue without end helps nobody.
+const REQUESTS_AT_A_TIME: usize = 1_024;
+
+/// What the process has.
+pub struct State {
+    /// The write side.
+    pub executor: Executor,
+    /// The read side.
+    pub models: ReadModels,
+    /// Who may ask.
+    pub keys: ApiKeys,
+    /// What the operator has set.
+    pub settings: Settings,
+    /// How everything that is needed is.
+    pub health: Health,
+    /// The requests that are being carried out, so that a shutdown waits for them.
+    pub requests: TaskTracker,
+    /// What bounds them.
+    pub room: Arc<Semaphore>,
+    /// The figures for `/metrics`.
+    pub metrics: PrometheusHandle,
+}
+
+/// What the operator has set for the operations.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// How long an approved erasure can still be called off.
+    pub erasure_delay: TimeDelta,
+}
+
+impl State {
+    /// Over both sides.
+    pub fn new(
+        executor: Executor,
+        models: ReadModels,
+        settings: Settings,
+        health: Health,
+        metrics: PrometheusHandle,
+    ) -> Self {
+        let keys = ApiKeys::new(executor.store().clone());
+        let room = Arc::new(Semaphore::new(REQUESTS_AT_A_TIME));
+        Self { executor, models, keys, settings, health, requests: TaskTracker::new(), room, metrics }
+    }
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("State")
+    }
+}
