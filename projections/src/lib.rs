@@ -27,4 +27,6 @@ pub use rows::{AuditEntry, AuditFilter, EventTypeCount};
 pub use running::{Projections, ProjectorState, ProjectorStatus};
 
 #[cfg(test)]
+mod bench;
+#[cfg(test)]
 mod test_support;

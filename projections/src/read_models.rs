@@ -162,7 +162,11 @@ impl ReadModels {
         tenant: Uuid,
     ) -> Result<(Transaction<'static, Postgres>, i64), ReadError> {
         let mut tx = self.begin(tenant).await?;
-        sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ").execute(&mut *tx).await?;
+        // Reports go over whole histories. After a large import Postgres has no statistics yet, expects next to nothing
+        // and would go through one table once for each row of the other.
+        sqlx::raw_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SET LOCAL enable_nestloop = off")
+            .execute(&mut *tx)
+            .await?;
         let point = point(&mut tx, projector, tenant).await?;
         Ok((tx, point.sequence))
     }

@@ -19,7 +19,7 @@ use crate::checkpoint::{Checkpoints, Fence, Slots, Step, prepare};
 use crate::feed::log::{LogReader, Slotted, size};
 use crate::feed::{Delivery, Message};
 use crate::projector::{ProjectError, Projector};
-use crate::running::{ProjectorState, ProjectorStatus};
+use crate::running::{ProjectorState, ProjectorStatus, chain};
 
 /// The most events of a batch: beyond that, more rows a statement make it no faster.
 const BATCH: usize = 2_000;
@@ -413,16 +413,4 @@ async fn at(time: Option<Instant>) {
         Some(time) => tokio::time::sleep_until(time).await,
         None => std::future::pending().await,
     }
-}
-
-/// An error with all that is behind it, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

@@ -4,14 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use eventstore::{EventStore, Leadership, Role, WriteDsn};
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::analytics::sales::Sales;
 use crate::bells::Bells;
+use crate::checkpoint::Slots;
 use crate::documents::DOCUMENTS;
-use crate::feed::kafka::KafkaConfig;
+use crate::feed::kafka::{DELIVERIES, KafkaConfig, KafkaFeed};
 use crate::feed::log::LogReader;
 use crate::projector::Projector;
 use crate::rows::AuditEntries;
@@ -32,6 +33,7 @@ pub struct Projections {
     store: EventStore,
     bells: Bells,
     statuses: Arc<[watch::Sender<ProjectorStatus>]>,
+    feed_error: Arc<watch::Sender<Option<String>>>,
     tasks: TaskTracker,
 }
 
@@ -87,11 +89,18 @@ impl Projections {
         let shared =
             Shared { log: LogReader::new(store.clone()), bells: Bells::of(&projectors), store: store.clone(), pool };
         let statuses = projectors.iter().map(|projector| watch::Sender::new(ProjectorStatus::of(projector.name())));
-        let started =
-            Self { store, bells: shared.bells.clone(), statuses: statuses.collect(), tasks: TaskTracker::new() };
+        let started = Self {
+            store,
+            bells: shared.bells.clone(),
+            statuses: statuses.collect(),
+            feed_error: Arc::default(),
+            tasks: TaskTracker::new(),
+        };
         let crew = Crew { projectors, shared, statuses: started.statuses.clone() };
-        let _ = kafka;
-        started.tasks.spawn(crew.follow_log(stop.clone()));
+        match kafka {
+            Some(kafka) => started.tasks.spawn(crew.follow_kafka(kafka, started.feed_error.clone(), stop.clone())),
+            None => started.tasks.spawn(crew.follow_log(stop.clone())),
+        };
         started.tasks.spawn(started.clone().measure(stop));
         started.tasks.close();
         Ok(started)
@@ -111,6 +120,11 @@ impl Projections {
         };
         let statuses = self.statuses.iter().map(|status| status.borrow().clone());
         statuses.map(|status| ProjectorStatus { lag_events: lag(&status), ..status }).collect()
+    }
+
+    /// Why nothing comes from Kafka, if nothing does.
+    pub fn feed_error(&self) -> Option<String> {
+        self.feed_error.borrow().clone()
     }
 
     /// Waits until all have stopped.
@@ -157,6 +171,21 @@ impl Crew {
         }
     }
 
+    /// With Kafka each process has the slots of the partitions that the group gives it.
+    async fn follow_kafka(
+        self,
+        kafka: KafkaConfig,
+        error: Arc<watch::Sender<Option<String>>>,
+        stop: CancellationToken,
+    ) {
+        let (deliveries, slots) = (broadcast::Sender::new(DELIVERIES), watch::Sender::new(Slots::default()));
+        let source = Source::Kafka { deliveries: deliveries.clone(), slots: slots.subscribe() };
+        let running = self.start(&source, &stop);
+        drop(source);
+        let feed = KafkaFeed { deliveries, slots, error };
+        tokio::join!(feed.run(self.shared.store.clone(), kafka, stop), running.wait());
+    }
+
     async fn lead(&self) -> Leadership {
         loop {
             match self.shared.store.lead("projections").await {
@@ -188,4 +217,16 @@ async fn hold(leadership: &mut Leadership) {
             return;
         }
     }
+}
+
+/// An error with all that is behind it, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
 }

@@ -13,7 +13,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::{Projections, ReadModels};
+use crate::{KafkaConfig, Projections, ReadModels, Relay};
 
 /// A database of its own, with its log, its projectors (once started) and its queries.
 pub(crate) struct House {
@@ -61,6 +61,15 @@ impl House {
         Projections::start(self.store.clone(), &self.dsn, None, self.stop.child_token()).unwrap()
     }
 
+    /// A relay and projectors that Kafka feeds, with a topic and a group of their own; `None` where no Kafka is configured.
+    pub(crate) fn through_kafka(&self) -> Option<(Relay, Projections)> {
+        let mut kafka = KafkaConfig::new(std::env::var("ANNALS_KAFKA_BROKERS").ok()?);
+        (kafka.topic, kafka.group) = (self.name.clone(), self.name.clone());
+        let relay = Relay::start(self.store.clone(), kafka.clone(), self.stop.child_token());
+        let projections = Projections::start(self.store.clone(), &self.dsn, Some(kafka), self.stop.child_token());
+        Some((relay, projections.unwrap()))
+    }
+
     /// Appends events, each list to a new or known stream, and gives the tenant's last sequence.
     pub(crate) async fn append(&self, tenant: Uuid, streams: Vec<StreamAppend>) -> i64 {
         let append = Append { tenant, epoch: self.store.epoch(), streams, ..Append::default() };
@@ -72,13 +81,18 @@ impl House {
         self.reads.wait(projector, tenant, sequence, Duration::from_secs(30)).await.unwrap();
     }
 
-    /// Ends what runs and takes the database away.
+    /// Takes the database away, once nobody uses it any more. (The owner can't end the others' connections.)
     pub(crate) async fn close(self) {
         self.stop.cancel();
-        drop(self.store);
-        let mut owner = PgConnection::connect_with(&self.server.options(Role::Owner).unwrap()).await.unwrap();
-        let drop = format!("DROP DATABASE {} WITH (FORCE)", self.name);
-        sqlx::query(AssertSqlSafe(drop)).execute(&mut owner).await.unwrap();
+        let Self { store, reads, name, server, .. } = self;
+        drop((store, reads));
+        let mut owner = PgConnection::connect_with(&server.options(Role::Owner).unwrap()).await.unwrap();
+        for _ in 0..100 {
+            if sqlx::query(AssertSqlSafe(format!("DROP DATABASE {name}"))).execute(&mut owner).await.is_ok() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 }
 

@@ -86,15 +86,15 @@ impl ReadModels {
         conn: &mut PgConnection,
     ) -> Result<Vec<Period>, ReadError> {
         let sql = format!(
-            "WITH first AS (
-                SELECT date_trunc($4, min(first_order_at) AT TIME ZONE $5) AS period FROM analytics_customers
+            "WITH cohorts AS (
+                SELECT date_trunc($4, min(first_order_at) AT TIME ZONE $5) AS first FROM analytics_customers
                 WHERE generation = {} AND tenant_id = $1
                     AND first_order_at >= coalesce($2, '-infinity'::timestamptz) AND first_order_at < $3
             )
             SELECT to_char(period, $7) AS label, (period + $6::interval) AT TIME ZONE $5 <= $3 AS complete
-            FROM first, generate_series(first.period, least(
+            FROM cohorts, generate_series(cohorts.first, least(
                 date_trunc($4, ($3 - interval '1 microsecond') AT TIME ZONE $5),
-                first.period + $8 * $6::interval), $6::interval) AS period
+                cohorts.first + $8 * $6::interval), $6::interval) AS period
             ORDER BY period",
             active(ANALYTICS_SALES)
         );

@@ -1,4 +1,40 @@
-//! Kafka as the way of events to the projectors.
+//! Kafka as the way of events to the projectors: one consumer a process, whose partitions decide the slots that the
+//! process has the work of, and what it reads goes to every projector at once.
+//!
+//! Nothing here waits for a projector: one that can't keep up falls out of the broadcast and reads the log.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use eventstore::bytes::SLOTS;
+use eventstore::{EventStore, StoreError};
+use futures::FutureExt;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::{Client, DefaultClientContext};
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance, StreamConsumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Message as _};
+use rdkafka::producer::FutureProducer;
+use rdkafka::{ClientContext, TopicPartitionList};
+use tokio::sync::{broadcast, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::Delivery;
+use super::cloud_event;
+use crate::checkpoint::Slots;
+use crate::running::chain;
+
+/// The most messages of a delivery, and the bytes after which it is full.
+const DELIVERY: (usize, usize) = (256, 256 * 1024);
+/// How many deliveries a projector may be behind before it reads the log instead.
+pub(crate) const DELIVERIES: usize = 32;
+/// How long Kafka may take to say something.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How often Kafka is asked whether it is there.
+const PING: Duration = Duration::from_secs(5);
 
 /// Where Kafka is, and what we call things there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,5 +58,310 @@ impl KafkaConfig {
             group: "annals.projections".to_owned(),
             partitions: 8,
         }
+    }
+
+    fn client(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config
+            .set("bootstrap.servers", &self.brokers)
+            .set("client.id", "annals")
+            .set("topic.metadata.refresh.interval.ms", "10000")
+            .set("reconnect.backoff.max.ms", "2000")
+            .set("socket.nagle.disable", "true")
+            .set_log_level(RDKafkaLogLevel::Warning);
+        config
+    }
+}
+
+/// Why Kafka is of no use.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// It does not answer, or refuses.
+    #[error("Kafka does not answer or refuses")]
+    Kafka(#[from] KafkaError),
+    /// The topic can't be made.
+    #[error("Kafka does not make the topic: {0}")]
+    Topic(RDKafkaErrorCode),
+    /// Slots could not be spread evenly.
+    #[error("the topic has {0} partitions, which does not divide 64")]
+    Partitions(i32),
+    /// A blocking call did not come back.
+    #[error("a call to Kafka was cut short")]
+    CutShort,
+}
+
+/// What both producer and consumer do with what librdkafka has to say.
+pub(crate) struct Watching;
+
+impl ClientContext for Watching {
+    fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
+        tracing::debug!(facility, message, "librdkafka");
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "librdkafka");
+    }
+}
+
+/// A producer that keeps the order of each partition and loses nothing that it has acknowledged.
+pub(crate) fn producer(kafka: &KafkaConfig) -> Result<FutureProducer<Watching>, Failure> {
+    let mut config = kafka.client();
+    config
+        .set("enable.idempotence", "true")
+        .set("acks", "all")
+        .set("compression.type", "lz4")
+        // Long enough to fill a batch under load, too short to be felt.
+        .set("linger.ms", "1")
+        .set("message.max.bytes", "1048576")
+        .set("message.timeout.ms", "30000")
+        .set("queue.buffering.max.messages", "20000")
+        .set("queue.buffering.max.kbytes", "65536");
+    Ok(config.create_with_context(Watching)?)
+}
+
+/// Makes the topic where there is none, and answers how many partitions it has.
+pub(crate) async fn ensure_topic(kafka: &KafkaConfig) -> Result<i32, Failure> {
+    if let Some(partitions) = partitions(kafka).await? {
+        return Ok(partitions);
+    }
+    let retention = Duration::from_secs(7 * 24 * 60 * 60).as_millis().to_string();
+    let topic = NewTopic::new(&kafka.topic, kafka.partitions, TopicReplication::Fixed(-1))
+        .set("retention.ms", &retention)
+        .set("max.message.bytes", "1048576")
+        .set("cleanup.policy", "delete");
+    let admin: AdminClient<DefaultClientContext> = kafka.client().create()?;
+    let options = AdminOptions::new().operation_timeout(Some(PATIENCE));
+    for made in admin.create_topics([&topic], &options).await? {
+        match made {
+            Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+            Err((_, code)) => return Err(Failure::Topic(code)),
+        }
+    }
+    let end = Instant::now() + PATIENCE;
+    loop {
+        if let Some(partitions) = partitions(kafka).await? {
+            return Ok(partitions);
+        }
+        if Instant::now() >= end {
+            return Err(Failure::Topic(RDKafkaErrorCode::UnknownTopicOrPartition));
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// How many partitions the topic has; none where it does not exist.
+async fn partitions(kafka: &KafkaConfig) -> Result<Option<i32>, Failure> {
+    let kafka = kafka.clone();
+    let asked = tokio::task::spawn_blocking(move || {
+        let consumer: BaseConsumer = kafka.client().create()?;
+        partitions_of(consumer.client(), &kafka.topic)
+    });
+    asked.await.map_err(|_| Failure::CutShort)?
+}
+
+fn partitions_of<C: ClientContext>(client: &Client<C>, topic: &str) -> Result<Option<i32>, Failure> {
+    let metadata = client.fetch_metadata(Some(topic), PATIENCE)?;
+    let partitions = metadata.topics().iter().find(|of| of.name() == topic).map(|of| of.partitions().len());
+    match partitions.and_then(|count| i32::try_from(count).ok()) {
+        None | Some(0) => Ok(None),
+        Some(count) if i32::from(SLOTS) % count == 0 => Ok(Some(count)),
+        Some(count) => Err(Failure::Partitions(count)),
+    }
+}
+
+/// What every projector of the process listens to.
+pub(crate) struct KafkaFeed {
+    pub(crate) deliveries: broadcast::Sender<Delivery>,
+    pub(crate) slots: watch::Sender<Slots>,
+    /// Why nothing comes, if nothing can.
+    pub(crate) error: Arc<watch::Sender<Option<String>>>,
+}
+
+/// Turns what the group gives this process into slots.
+struct Group {
+    slots: watch::Sender<Slots>,
+    partitions: i32,
+    held: Mutex<BTreeSet<i32>>,
+}
+
+impl ClientContext for Group {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        Watching.log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        Watching.error(error, reason);
+    }
+}
+
+impl ConsumerContext for Group {
+    fn pre_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        if let Rebalance::Revoke(list) = rebalance {
+            self.change(|held| held.retain(|partition| !numbers(list).contains(partition)));
+        }
+    }
+
+    fn post_rebalance(&self, _: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        if let Rebalance::Assign(list) = rebalance {
+            self.change(|held| held.extend(numbers(list)));
+        }
+    }
+}
+
+impl Group {
+    fn change(&self, change: impl FnOnce(&mut BTreeSet<i32>)) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut held);
+        let partitions: Vec<_> = held.iter().copied().collect();
+        tracing::info!(?partitions, "the group has shared out its partitions");
+        self.slots.send_replace(Slots::of_partitions(&partitions, self.partitions));
+    }
+}
+
+fn numbers(list: &TopicPartitionList) -> Vec<i32> {
+    list.elements().iter().map(|element| element.partition()).collect()
+}
+
+impl KafkaFeed {
+    /// Feeds until it is stopped; begins again after whatever goes wrong.
+    pub(crate) async fn run(self, store: EventStore, kafka: KafkaConfig, stop: CancellationToken) {
+        loop {
+            let ended = self.consume(&store, &kafka, &stop).await;
+            self.slots.send_replace(Slots::default());
+            let Err(failure) = ended else { break };
+            tracing::warn!(error = chain(&*failure), "the feed from Kafka begins again");
+            self.error.send_replace(Some(chain(&*failure)));
+            if stop.run_until_cancelled(tokio::time::sleep(Duration::from_secs(1))).await.is_none() {
+                break;
+            }
+        }
+    }
+
+    async fn consume(
+        &self,
+        store: &EventStore,
+        kafka: &KafkaConfig,
+        stop: &CancellationToken,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        let partitions = loop {
+            match stop.run_until_cancelled(partitions(kafka)).await {
+                None => return Ok(()),
+                Some(Ok(Some(partitions))) => break partitions,
+                // The relay makes the topic.
+                Some(Ok(None)) => tokio::time::sleep(Duration::from_millis(100)).await,
+                Some(Err(failure)) => return Err(failure.into()),
+            }
+        };
+        let mut incarnation = store.incarnation().await?.0;
+        let group = Group { slots: self.slots.clone(), partitions, held: Mutex::default() };
+        let consumer = Arc::new(consumer(kafka, group)?);
+        consumer.subscribe(&[&kafka.topic])?;
+        self.error.send_replace(None);
+        let mut pings = tokio::time::interval(PING);
+        let mut ping = std::pin::pin!(futures::future::Either::Left(std::future::pending()));
+        let ended = loop {
+            let message = tokio::select! {
+                biased;
+                () = stop.cancelled() => break Ok(()),
+                message = consumer.recv() => message,
+                _ = pings.tick() => {
+                    ping.set(futures::future::Either::Right(reachable(consumer.clone(), kafka.topic.clone())));
+                    continue;
+                }
+                error = &mut ping => {
+                    ping.set(futures::future::Either::Left(std::future::pending()));
+                    self.error.send_replace(error);
+                    continue;
+                }
+            };
+            match message {
+                Ok(message) => {
+                    if let Err(error) = self.deliver(&consumer, message, store, &mut incarnation).await {
+                        break Err(error.into());
+                    }
+                }
+                // librdkafka goes on trying by itself.
+                Err(error) => {
+                    tracing::debug!(%error, "nothing comes from Kafka");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        };
+        // Closing tells the group and waits for its word.
+        drop(ping);
+        tokio::task::spawn_blocking(move || drop(consumer)).await?;
+        ended
+    }
+
+    /// Hands this message and those that lie ready to every projector. Offsets are hints: they say where to begin after
+    /// a restart, and what lies before a checkpoint is dropped.
+    async fn deliver(
+        &self,
+        consumer: &StreamConsumer<Group>,
+        first: BorrowedMessage<'_>,
+        store: &EventStore,
+        incarnation: &mut i64,
+    ) -> Result<(), StoreError> {
+        let (mut messages, mut bytes) = (Vec::new(), 0);
+        let mut next = Some(first);
+        while let Some(message) = next {
+            let payload = message.payload().unwrap_or_default();
+            bytes += payload.len();
+            match cloud_event::read(payload) {
+                Ok(received) => {
+                    if received.incarnation > *incarnation {
+                        *incarnation = store.incarnation().await?.0;
+                    }
+                    // What another life of the log has sent does not count: the log says what does.
+                    if received.incarnation == *incarnation {
+                        messages.push(received.message);
+                    }
+                }
+                // Whatever was lost with it, the next message of the slot shows that it is missing.
+                Err(error) => {
+                    let (partition, offset) = (message.partition(), message.offset());
+                    tracing::warn!(partition, offset, error = chain(&error), "a message can't be read");
+                    metrics::counter!("annals_feed_unreadable_total").increment(1);
+                }
+            }
+            if let Err(error) = consumer.store_offset_from_message(&message) {
+                tracing::debug!(%error, "an offset was not stored");
+            }
+            let full = messages.len() >= DELIVERY.0 || bytes >= DELIVERY.1;
+            next = if full { None } else { consumer.recv().now_or_never().and_then(Result::ok) };
+        }
+        if !messages.is_empty() {
+            // Nobody may be listening yet; then everybody begins with the log.
+            drop(self.deliveries.send(Delivery::from(messages)));
+        }
+        Ok(())
+    }
+}
+
+fn consumer(kafka: &KafkaConfig, group: Group) -> Result<StreamConsumer<Group>, KafkaError> {
+    let mut config = kafka.client();
+    config
+        .set("group.id", &kafka.group)
+        .set("enable.auto.commit", "true")
+        .set("auto.commit.interval.ms", "1000")
+        .set("enable.auto.offset.store", "false")
+        .set("auto.offset.reset", "earliest")
+        .set("allow.auto.create.topics", "false")
+        .set("session.timeout.ms", "10000")
+        .set("heartbeat.interval.ms", "2000")
+        .set("fetch.error.backoff.ms", "100")
+        .set("fetch.queue.backoff.ms", "20")
+        .set("queued.min.messages", "5000")
+        .set("queued.max.messages.kbytes", "8192");
+    config.create_with_context(group)
+}
+
+/// Why Kafka can't be reached, if it can't.
+async fn reachable(consumer: Arc<StreamConsumer<Group>>, topic: String) -> Option<String> {
+    let asked = tokio::task::spawn_blocking(move || partitions_of(consumer.client(), &topic)).await;
+    match asked.map_err(|_| Failure::CutShort).flatten() {
+        Ok(Some(_)) => None,
+        Ok(None) => Some("the topic is gone".to_owned()),
+        Err(failure) => Some(chain(&failure)),
     }
 }

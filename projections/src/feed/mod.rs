@@ -4,6 +4,7 @@
 //! lose, repeat and delay as it likes; only within a slot it must not turn the order round unnoticed, which is what the
 //! position of the event before, in every message, is for.
 
+pub(crate) mod cloud_event;
 pub mod kafka;
 pub(crate) mod log;
 pub mod relay;
