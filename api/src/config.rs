@@ -185,6 +185,8 @@ impl Reader<'_> {
                 self.fault(name, "must not name a user: each role logs in with its own password");
             } else if let Err(error) = dsn.options(Role::Api) {
                 self.fault(name, format!("must look like postgres://host:port/database ({error})"));
+            } else if !dsn.url.starts_with("postgres://") && !dsn.url.starts_with("postgresql://") {
+                self.fault(name, "must begin with postgres://");
             }
         }
         dsn

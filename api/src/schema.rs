@@ -79,19 +79,21 @@ fn describe<A: Resource>(generator: &mut SchemaGenerator) -> Value {
     }
     let beside = A::BESIDE.iter().map(|beside| beside.name);
     required.extend(["id", "object"].into_iter().chain(beside).chain(["created_at", "updated_at"]).map(Value::from));
-    without_none(generator, properties.get("status"));
+    if let Some(status) = properties.get("status") {
+        without_none(generator, status);
+    }
     let about = state.get("description").cloned().unwrap_or_default();
     json!({ "type": "object", "description": about, "properties": properties, "required": required })
 }
 
 /// A status that is shown is never `none`: that is what is not there.
-fn without_none(generator: &mut SchemaGenerator, status: Option<&Value>) {
+pub fn without_none(generator: &mut SchemaGenerator, status: &Value) {
     let choices = |value: &mut Value| {
         if let Some(choices) = value.get_mut("oneOf").and_then(Value::as_array_mut) {
             choices.retain(|choice| choice["const"] != "none");
         }
     };
-    let name = status.and_then(|status| find_ref(status)).and_then(|reference| reference.rsplit('/').next());
+    let name = find_ref(status).and_then(|reference| reference.rsplit('/').next());
     if let Some(definition) = name.and_then(|name| generator.definitions_mut().get_mut(name)) {
         choices(definition);
     }

@@ -75,9 +75,15 @@ impl Filter {
     /// By a word of that type: a status, a currency, a country.
     pub const fn word<T: DeserializeOwned + JsonSchema>(name: &'static str) -> Self {
         fn check<T: DeserializeOwned>(text: &str) -> Result<(), Problem> {
+            // The status of what is not there is never shown, and nothing can be found by it.
+            let text = if text == "none" { "" } else { text };
             crate::strict::typed::<T>(Value::from(text)).map(|_| ())
         }
-        let schema: SchemaOf = |generator| generator.subschema_for::<T>();
+        let schema: SchemaOf = |generator| {
+            let schema = generator.subschema_for::<T>();
+            schema::without_none(generator, schema.as_value());
+            schema
+        };
         Self { name, column: name, schema, kind: FilterKind::Word(check::<T>) }
     }
 

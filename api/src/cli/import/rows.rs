@@ -3,7 +3,7 @@
 use std::io::Read;
 
 use chrono::{NaiveDate, NaiveTime, SecondsFormat};
-use csv::{ByteRecord, Reader, ReaderBuilder, Trim};
+use csv::{ByteRecord, Reader, ReaderBuilder, Terminator, Trim};
 use domain::Currency;
 use domain::commerce::MAX_QUANTITY;
 use domain::money::MAX_AMOUNT;
@@ -51,7 +51,9 @@ pub(super) struct Rows<R> {
 impl<R: Read> Rows<R> {
     /// Reads the header; the error says what is wrong with it.
     pub(super) fn open(file: R) -> Result<Self, String> {
-        let mut reader = ReaderBuilder::new().flexible(true).trim(Trim::All).from_reader(file);
+        // A line ends with its line feed, so that lines are counted right; a carriage return before it is trimmed away.
+        let lines = Terminator::Any(b'\n');
+        let mut reader = ReaderBuilder::new().flexible(true).trim(Trim::All).terminator(lines).from_reader(file);
         let header = reader.headers().map_err(|error| format!("line 1: {error}"))?.clone();
         let place = |name: &str| header.iter().position(|column| column == name);
         let mut columns = [0; 5];
@@ -71,8 +73,14 @@ impl<R: Read> Rows<R> {
 
     /// The next row; none at the end.
     pub(super) fn next(&mut self) -> Result<Option<Result<Row, BadRow>>, csv::Error> {
-        if !self.reader.read_byte_record(&mut self.record)? {
-            return Ok(None);
+        loop {
+            if !self.reader.read_byte_record(&mut self.record)? {
+                return Ok(None);
+            }
+            let blank = self.record.len() == 1 && self.record.get(0).is_some_and(<[u8]>::is_empty);
+            if !blank {
+                break;
+            }
         }
         let line = self.record.position().map_or(0, csv::Position::line);
         Ok(Some(self.row(line).map_err(|(column, why)| BadRow { line, column, why })))
@@ -150,7 +158,7 @@ mod tests {
     #[test]
     fn a_row_is_an_order() {
         let rows = read(
-            "customer,placed_at,quantity,amount,currency\r\n7,1997-01-01T00:00:00Z,2,29.3,USD\r\n8,1997-01-02,1,0,JPY\r\n",
+            "customer,placed_at,quantity,amount,currency\r\n7,1997-01-01T00:00:00Z,2,29.3,USD\r\n\r\n8,1997-01-02,1,0,JPY\r\n",
         );
         let row = |line, customer: &str, placed_at: &str, quantity, amount, currency: &str| Row {
             line,
@@ -163,7 +171,7 @@ mod tests {
         };
         let expected = [
             Ok(row(2, "7", "1997-01-01T00:00:00Z", 2, 2930, "USD")),
-            Ok(row(3, "8", "1997-01-02T00:00:00Z", 1, 0, "JPY")),
+            Ok(row(4, "8", "1997-01-02T00:00:00Z", 1, 0, "JPY")),
         ];
         assert_eq!(rows, expected);
     }
