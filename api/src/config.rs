@@ -257,7 +257,7 @@ impl Config {
         };
         let topic = reader.must("ANNALS_KAFKA_TOPIC");
         let kafka =
-            reader.get("ANNALS_KAFKA_BROKERS").map(|brokers| KafkaConfig { topic, ..KafkaConfig::new(brokers) });
+            reader.get("ANNALS_KAFKA_BROKERS").map(|brokers| KafkaConfig::new(brokers).on_topic(topic));
         Self {
             log,
             read,

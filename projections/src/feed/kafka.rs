@@ -60,12 +60,21 @@ impl KafkaConfig {
         }
     }
 
+    /// Another topic, with a group of its own: houses that share brokers must share neither.
+    pub fn on_topic(mut self, topic: String) -> Self {
+        if topic != self.topic {
+            self.group = format!("{}.{topic}", self.group);
+            self.topic = topic;
+        }
+        self
+    }
+
     fn client(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         config
             .set("bootstrap.servers", &self.brokers)
             .set("client.id", "annals")
-            .set("topic.metadata.refresh.interval.ms", "10000")
+            .set("topic.metadata.refresh.interval.ms", "5000")
             .set("reconnect.backoff.max.ms", "2000")
             .set("socket.nagle.disable", "true")
             .set_log_level(RDKafkaLogLevel::Warning);
@@ -113,7 +122,7 @@ pub(crate) fn producer(kafka: &KafkaConfig) -> Result<FutureProducer<Watching>, 
         // Long enough to fill a batch under load, too short to be felt.
         .set("linger.ms", "1")
         .set("message.max.bytes", "1048576")
-        .set("message.timeout.ms", "30000")
+        .set("message.timeout.ms", "10000")
         .set("queue.buffering.max.messages", "20000")
         .set("queue.buffering.max.kbytes", "65536");
     Ok(config.create_with_context(Watching)?)
