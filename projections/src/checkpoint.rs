@@ -251,3 +251,137 @@ pub(crate) async fn prepare(
     .await?;
     Ok(kept)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A small generator: the tests draw many histories, always the same ones.
+    struct Draw(u64);
+
+    impl Draw {
+        fn below(&mut self, limit: usize) -> usize {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            usize::try_from(self.0 % limit as u64).unwrap()
+        }
+    }
+
+    const OURS: [u8; 3] = [3, 17, 40];
+
+    /// A log of events in some slots: (slot, position, position of the one before in its slot).
+    fn log(draw: &mut Draw, length: i64) -> Vec<(u8, i64, i64)> {
+        let mut lasts = [0; COUNT];
+        let event = |position| {
+            let slot = OURS[draw.below(OURS.len())];
+            (slot, position, std::mem::replace(&mut lasts[usize::from(slot)], position))
+        };
+        (1..=length).map(event).collect()
+    }
+
+    /// What a feed makes of the log: it repeats, delays a whole slot, loses, and begins again further back. Within a
+    /// slot it keeps the order, save where it begins again.
+    fn feed(draw: &mut Draw, log: &[(u8, i64, i64)]) -> Vec<(u8, i64, i64)> {
+        let (mut fed, mut at) = (Vec::new(), 0);
+        while at < log.len() {
+            match draw.below(12) {
+                0 => at = at.saturating_sub(draw.below(9)),
+                1 => at += draw.below(7),
+                2 => fed.extend(log.get(at).copied()),
+                3 => {
+                    let slot = OURS[draw.below(OURS.len())];
+                    fed.extend(log[at..].iter().take(5).filter(|event| event.0 == slot));
+                }
+                _ => {
+                    fed.push(log[at]);
+                    at += 1;
+                }
+            }
+        }
+        fed
+    }
+
+    /// Feeds a projector by a rule, and says whether each slot's events were applied in order, once and without a gap.
+    fn holds(seed: u64, rule: impl Fn(i64, i64, i64) -> Step) -> bool {
+        let mut draw = Draw(seed * 2 + 1);
+        let log = log(&mut draw, 120);
+        let fed = feed(&mut draw, &log);
+        let mut checkpoints = Checkpoints::new("test", 1);
+        OURS.into_iter().for_each(|slot| checkpoints.slots.insert(slot));
+        let mut applied = Vec::new();
+        for (slot, position, previous) in fed {
+            match rule(checkpoints.covered(slot), position, previous) {
+                Step::Drop => {}
+                Step::Apply => {
+                    applied.push((slot, position));
+                    checkpoints.cover(slot, position);
+                }
+                Step::CatchUp => {
+                    // As the runner does it: from the lowest checkpoint to what is known, whatever the slot.
+                    let low = checkpoints.low();
+                    for (slot, at, _) in log.iter().filter(|event| event.1 > low && event.1 <= position) {
+                        if step(checkpoints.covered(*slot), *at, 0) == Step::Apply {
+                            applied.push((*slot, *at));
+                            checkpoints.cover(*slot, *at);
+                        }
+                    }
+                    checkpoints.cover_all(position);
+                }
+            }
+        }
+        OURS.into_iter().all(|slot| {
+            let got: Vec<_> = applied.iter().filter(|event| event.0 == slot).map(|event| event.1).collect();
+            let all = log.iter().filter(|event| event.0 == slot).map(|event| event.1);
+            all.take(got.len()).eq(got.iter().copied())
+        })
+    }
+
+    #[test]
+    fn whatever_the_feed_does_events_are_applied_in_order_once_and_without_a_gap() {
+        assert!((1..500).all(|seed| holds(seed, step)));
+    }
+
+    #[test]
+    fn each_part_of_the_rule_is_needed() {
+        let no_drop = |covered, position, previous| match step(covered, position, previous) {
+            Step::Drop => Step::Apply,
+            other => other,
+        };
+        let no_catch_up = |covered, position, previous| match step(covered, position, previous) {
+            Step::CatchUp => Step::Apply,
+            other => other,
+        };
+        assert!(!(1..50).all(|seed| holds(seed, no_drop)));
+        assert!(!(1..50).all(|seed| holds(seed, no_catch_up)));
+    }
+
+    #[test]
+    fn slots_follow_their_partitions() {
+        let slots = Slots::of_partitions(&[1, 6], 8);
+        assert_eq!(slots.iter().take(5).collect::<Vec<_>>(), [1, 6, 9, 14, 17]);
+        assert_eq!(slots.iter().count(), 16);
+        assert_eq!(Slots::of_partitions(&[0], 1), Slots::ALL);
+        assert!(Slots::of_partitions(&[], 8).is_empty() && !Slots::ALL.is_empty());
+    }
+
+    #[test]
+    fn a_batch_moves_its_slots_and_those_that_have_fallen_far_behind() {
+        let mut checkpoints = Checkpoints::new("test", 1);
+        checkpoints.slots = Slots::of_partitions(&[0, 1, 2], 64);
+        checkpoints.cover(0, 7);
+        checkpoints.cover(1, STALE + 1);
+        let moves = checkpoints.moves(&[(0, 5)], Slots::default(), false);
+        assert_eq!((moves.slots, moves.expected, moves.new), (vec![0, 1], vec![0, 0], vec![5, STALE + 1]));
+
+        let mut busy = Slots::default();
+        busy.insert(1);
+        let moves = checkpoints.moves(&[(0, 5)], busy, false);
+        assert_eq!(moves.slots, [0], "a slot with events in hand is not passed over them");
+
+        let moves = checkpoints.moves(&[], Slots::default(), true);
+        assert_eq!((moves.slots.as_slice(), moves.new.as_slice()), (&[0, 1][..], &[7, STALE + 1][..]));
+        checkpoints.committed(&moves);
+        assert!(checkpoints.moves(&[], Slots::default(), true).is_empty());
+    }
+}

@@ -30,3 +30,5 @@ pub use running::{Projections, ProjectorState, ProjectorStatus};
 mod bench;
 #[cfg(test)]
 mod test_support;
+#[cfg(test)]
+mod tests;

@@ -1,10 +1,12 @@
 //! The running projectors of this process.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use eventstore::{EventStore, Leadership, Role, WriteDsn};
 use tokio::sync::{broadcast, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -21,6 +23,9 @@ use crate::runner::{Runner, Shared, Source};
 /// How often a process that stands by asks for the work, and one that has it makes sure that it still has.
 const LEASE: Duration = Duration::from_secs(1);
 
+/// For how many seconds it is remembered where the log's end was.
+const ENDS: usize = 600;
+
 /// Every projector of the house.
 fn projectors() -> Vec<Arc<dyn Projector>> {
     let documents = DOCUMENTS.iter().map(|kind| kind.projector());
@@ -34,6 +39,8 @@ pub struct Projections {
     bells: Bells,
     statuses: Arc<[watch::Sender<ProjectorStatus>]>,
     feed_error: Arc<watch::Sender<Option<String>>>,
+    /// Where the log's end was, second by second.
+    ends: Arc<Mutex<VecDeque<(Instant, i64)>>>,
     tasks: TaskTracker,
 }
 
@@ -54,7 +61,7 @@ pub enum ProjectorState {
 }
 
 /// How a projector is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ProjectorStatus {
     /// Its name.
     pub name: &'static str,
@@ -64,6 +71,8 @@ pub struct ProjectorStatus {
     pub position: i64,
     /// How many events it lags behind the log's end; 0 while another process has the work.
     pub lag_events: i64,
+    /// For how long the log has been further than this, to the second and for ten minutes at most.
+    pub lag_seconds: f64,
     /// What it failed at, if it did.
     pub error: Option<String>,
 }
@@ -94,6 +103,7 @@ impl Projections {
             bells: shared.bells.clone(),
             statuses: statuses.collect(),
             feed_error: Arc::default(),
+            ends: Arc::default(),
             tasks: TaskTracker::new(),
         };
         let crew = Crew { projectors, shared, statuses: started.statuses.clone() };
@@ -113,13 +123,19 @@ impl Projections {
 
     /// How each projector is.
     pub fn status(&self) -> Vec<ProjectorStatus> {
-        let end = self.store.tail().position();
-        let lag = |status: &ProjectorStatus| match status.state {
-            ProjectorState::Standby => 0,
-            _ => (end - status.position).max(0),
-        };
+        let (end, now) = (self.store.tail().position(), Instant::now());
+        let ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
         let statuses = self.statuses.iter().map(|status| status.borrow().clone());
-        statuses.map(|status| ProjectorStatus { lag_events: lag(&status), ..status }).collect()
+        let looked = statuses.map(|status| {
+            if status.state == ProjectorState::Standby {
+                return status;
+            }
+            // The first moment at which the log was known to be further.
+            let passed = ends.iter().find(|(_, end)| *end > status.position).map(|(at, _)| now - *at);
+            let lag_events = (end - status.position).max(0);
+            ProjectorStatus { lag_events, lag_seconds: passed.unwrap_or_default().as_secs_f64(), ..status }
+        });
+        looked.collect()
     }
 
     /// Why nothing comes from Kafka, if nothing does.
@@ -132,12 +148,22 @@ impl Projections {
         self.tasks.wait().await;
     }
 
+    fn note_end(&self) {
+        let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        if ends.len() >= ENDS {
+            ends.pop_front();
+        }
+        ends.push_back((Instant::now(), self.store.tail().position()));
+    }
+
     async fn measure(self, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(Duration::from_secs(1));
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+            self.note_end();
             for status in self.status() {
                 metrics::gauge!("annals_projector_lag_events", "projector" => status.name)
                     .set(status.lag_events as f64);
+                metrics::gauge!("annals_projector_lag_seconds", "projector" => status.name).set(status.lag_seconds);
                 let paused = status.state == ProjectorState::Paused;
                 metrics::gauge!("annals_projector_paused", "projector" => status.name).set(f64::from(u8::from(paused)));
             }
@@ -147,7 +173,7 @@ impl Projections {
 
 impl ProjectorStatus {
     fn of(name: &'static str) -> Self {
-        Self { name, state: ProjectorState::Standby, position: 0, lag_events: 0, error: None }
+        Self { name, state: ProjectorState::Standby, position: 0, lag_events: 0, lag_seconds: 0.0, error: None }
     }
 }
 

@@ -8,6 +8,9 @@ use domain::{AnyId, CustomerId, Event, Money, names};
 use eventstore::{
     Append, Credentials, EventStore, NewEvent, Role, StoreConfig, StreamAppend, WriteDsn, migrate, new_id,
 };
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
 use secrecy::SecretString;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio_util::sync::CancellationToken;
@@ -68,6 +71,14 @@ impl House {
         let relay = Relay::start(self.store.clone(), kafka.clone(), self.stop.child_token());
         let projections = Projections::start(self.store.clone(), &self.dsn, Some(kafka), self.stop.child_token());
         Some((relay, projections.unwrap()))
+    }
+
+    /// Takes the topic away.
+    pub(crate) async fn delete_topic(&self) {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", std::env::var("ANNALS_KAFKA_BROKERS").unwrap());
+        let admin: AdminClient<DefaultClientContext> = config.create().unwrap();
+        admin.delete_topics(&[&self.name], &AdminOptions::new()).await.unwrap();
     }
 
     /// Appends events, each list to a new or known stream, and gives the tenant's last sequence.

@@ -159,7 +159,7 @@ pub(crate) async fn ensure_topic(kafka: &KafkaConfig) -> Result<i32, Failure> {
 }
 
 /// How many partitions the topic has; none where it does not exist.
-async fn partitions(kafka: &KafkaConfig) -> Result<Option<i32>, Failure> {
+pub(crate) async fn partitions(kafka: &KafkaConfig) -> Result<Option<i32>, Failure> {
     let kafka = kafka.clone();
     let asked = tokio::task::spawn_blocking(move || {
         let consumer: BaseConsumer = kafka.client().create()?;

@@ -35,6 +35,8 @@ const SAVE: Duration = Duration::from_millis(100);
 const LEASE: Duration = Duration::from_secs(1);
 /// How often a heartbeat is sent without news: Kafka may lose the last one.
 const QUIET_BEAT: Duration = Duration::from_secs(30);
+/// After how long a silence of Kafka it is asked whether the topic is still there.
+const STALLED: Duration = Duration::from_secs(2);
 /// How long a relay that stops waits for what is in flight.
 const FAREWELL: Duration = Duration::from_secs(5);
 /// The pauses between tries after an error: the first and the longest.
@@ -92,6 +94,8 @@ enum Failure {
     Produce(#[source] KafkaError),
     #[error("Kafka's producer is gone")]
     Gone,
+    #[error("Kafka's topic is gone")]
+    Topic,
     #[error("an event can't be written as JSON")]
     Json(#[from] serde_json::Error),
     #[error(transparent)]
@@ -152,11 +156,12 @@ async fn term(
         acknowledged: cursor,
         in_flight: FuturesOrdered::new(),
         in_flight_bytes: 0,
+        heard_at: Instant::now(),
     };
     status.send_modify(|status| {
         *status = RelayStatus { leading: true, position: term.acknowledged.position, ..RelayStatus::default() };
     });
-    let ended = term.publish(store, &mut leadership, status, stop).await;
+    let ended = term.publish(store, kafka, &mut leadership, status, stop).await;
     // Dropping the producer waits for its threads.
     let producer = term.producer;
     drop(tokio::task::spawn_blocking(move || drop(producer)));
@@ -178,6 +183,8 @@ struct Term<'a> {
     /// In the order of the log. A heartbeat has no event.
     in_flight: FuturesOrdered<futures::future::Join<DeliveryFuture, std::future::Ready<Option<Sent>>>>,
     in_flight_bytes: usize,
+    /// When Kafka last acknowledged anything, or was given something after it had.
+    heard_at: Instant,
 }
 
 /// An event that waits for its acknowledgement.
@@ -194,6 +201,7 @@ impl Term<'_> {
     async fn publish(
         &mut self,
         store: &EventStore,
+        kafka: &KafkaConfig,
         leadership: &mut Leadership,
         status: &watch::Sender<RelayStatus>,
         stop: &CancellationToken,
@@ -205,7 +213,10 @@ impl Term<'_> {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                _ = leases.tick() => leadership.confirm().await?,
+                _ = leases.tick() => {
+                    leadership.confirm().await?;
+                    self.look_after_topic(kafka).await?;
+                }
                 _ = saves.tick() => if self.acknowledged.position > saved {
                     store.save_relay_cursor(self.topic, &self.acknowledged).await?;
                     saved = self.acknowledged.position;
@@ -231,6 +242,15 @@ impl Term<'_> {
         }
         self.farewell().await?;
         store.save_relay_cursor(self.topic, &self.acknowledged).await?;
+        Ok(())
+    }
+
+    /// A topic that was deleted is waited for in vain: the next term makes it anew.
+    async fn look_after_topic(&self, kafka: &KafkaConfig) -> Result<(), Failure> {
+        let stalled = !self.in_flight.is_empty() && self.heard_at.elapsed() > STALLED;
+        if stalled && kafka::partitions(kafka).await? != Some(self.partitions) {
+            return Err(Failure::Topic);
+        }
         Ok(())
     }
 
@@ -277,6 +297,9 @@ impl Term<'_> {
             timestamp: None,
             headers: Some(OwnedHeaders::new_with_capacity(1).insert(content_type)),
         };
+        if self.in_flight.is_empty() {
+            self.heard_at = Instant::now();
+        }
         let delivery = self.producer.send_result(record).map_err(|(error, _)| Failure::Produce(error))?;
         self.in_flight.push_back(futures::future::join(delivery, std::future::ready(sent)));
         Ok(())
@@ -288,6 +311,7 @@ impl Term<'_> {
             Ok(Err((error, _))) => return Err(Failure::Produce(error)),
             Err(_) => return Err(Failure::Gone),
         }
+        self.heard_at = Instant::now();
         if let Some(sent) = sent {
             self.in_flight_bytes -= sent.bytes;
             advance(&mut self.acknowledged, sent);
