@@ -25,16 +25,20 @@ pub const ALIASES: &[Alias] = &[
     Alias { method: Method::POST, path: "/gdpr/data-deletion", to: "/privacy/requests", sets: &[("kind", "erasure")] },
 ];
 
-/// The canonical URI of a request, and the alias that it came by; `None` where it is canonical already.
-pub fn rewrite(method: &Method, uri: &Uri) -> Option<(Uri, &'static Alias)> {
-    let below = uri.path().strip_prefix(BASE)?;
-    // A GET's path takes HEAD too; what is left keeps its method and is told what the path takes.
-    let alias = ALIASES.iter().find(|alias| alias.path == below && takes(&alias.method, method));
-    let alias = alias.or_else(|| ALIASES.iter().find(|alias| alias.path == below))?;
+/// The canonical URI of a request, and the alias that it came by; `None` where it is canonical already. The error names
+/// the methods that an alias takes.
+pub fn rewrite(method: &Method, uri: &Uri) -> Result<Option<(Uri, &'static Alias)>, String> {
+    let Some(below) = uri.path().strip_prefix(BASE) else { return Ok(None) };
+    let named: Vec<&Alias> = ALIASES.iter().filter(|alias| alias.path == below).collect();
+    let Some(alias) = named.iter().find(|alias| takes(&alias.method, method)) else {
+        let methods: Vec<&str> = named.iter().map(|alias| alias.method.as_str()).collect();
+        return if methods.is_empty() { Ok(None) } else { Err(methods.join(",")) };
+    };
     let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
-    Some((format!("{BASE}{}{query}", alias.to).parse().ok()?, alias))
+    Ok(format!("{BASE}{}{query}", alias.to).parse().ok().map(|uri| (uri, *alias)))
 }
 
+/// A GET's path takes HEAD too.
 fn takes(declared: &Method, method: &Method) -> bool {
     declared == method || (declared == Method::GET && method == Method::HEAD)
 }
@@ -46,16 +50,18 @@ mod tests {
     #[test]
     fn an_alias_becomes_its_canonical_path_with_its_parameters() {
         let rewritten = |method, uri: &'static str| {
-            rewrite(&method, &Uri::from_static(uri)).map(|(uri, alias)| (uri.to_string(), alias.sets.len()))
+            let rewritten = rewrite(&method, &Uri::from_static(uri))?;
+            Ok::<_, String>(rewritten.map(|(uri, alias)| (uri.to_string(), alias.sets.len())))
         };
-        let trail = Some(("/api/v1/audit-logs?limit=1".to_owned(), 0));
+        let trail = Ok(Some(("/api/v1/audit-logs?limit=1".to_owned(), 0)));
         assert_eq!(rewritten(Method::GET, "/api/v1/gdpr/audit-log?limit=1"), trail);
         assert_eq!(
             rewritten(Method::POST, "/api/v1/gdpr/data-deletion"),
-            Some(("/api/v1/privacy/requests".to_owned(), 1))
+            Ok(Some(("/api/v1/privacy/requests".to_owned(), 1)))
         );
-        assert_eq!(rewritten(Method::GET, "/api/v1/audit-logs"), None);
-        assert_eq!(rewritten(Method::GET, "/gdpr/audit-log"), None);
+        assert_eq!(rewritten(Method::GET, "/api/v1/gdpr/data-deletion"), Err("POST".to_owned()));
+        assert_eq!(rewritten(Method::GET, "/api/v1/audit-logs"), Ok(None));
+        assert_eq!(rewritten(Method::GET, "/gdpr/audit-log"), Ok(None));
     }
 
     #[test]

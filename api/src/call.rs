@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::cursor;
 use crate::extract::auth::Principal;
-use crate::extract::headers::{Headers, MIN_SEQUENCE};
+use crate::extract::headers::Headers;
 use crate::extract::ids::Target;
 use crate::extract::query::{Page, Query};
 use crate::extract::trace::Trace;
@@ -115,7 +115,7 @@ impl Call {
         match self.headers.min_sequence {
             Some(minimum) if minimum > head => {
                 let detail = format!("is beyond {head}, the last sequence of this tenant");
-                Err(Problem::field(MIN_SEQUENCE, detail))
+                Err(Problem::field("Annals-Min-Sequence", detail))
             }
             _ => Ok(head),
         }

@@ -49,7 +49,11 @@ fn admit(request: &mut Request) -> Result<(), Problem> {
         return Err(Problem::of(codes::HEADERS_TOO_LARGE));
     }
     no_credential(request.uri().path(), request.uri().query())?;
-    if let Some((uri, alias)) = aliases::rewrite(request.method(), request.uri()) {
+    let rewritten = aliases::rewrite(request.method(), request.uri()).map_err(|allow| {
+        let problem = Problem::of(codes::METHOD_NOT_ALLOWED);
+        HeaderValue::try_from(allow).map_or(problem.clone(), |allow| problem.header(header::ALLOW, allow))
+    })?;
+    if let Some((uri, alias)) = rewritten {
         *request.uri_mut() = uri;
         request.extensions_mut().insert(alias);
     }

@@ -45,7 +45,10 @@ fn explain(mut pointer: String, message: &str) -> Problem {
             format!("must not be null, but {}", expectation(expected))
         }
         Some((found, expected)) if found.starts_with("invalid") => format!("must be {}", expectation(expected)),
-        Some((found, expected)) if found.starts_with("unknown variant") => format!("must be {expected}"),
+        Some((found, expected)) if found.starts_with("unknown variant") => {
+            // No caller is told of `none`, the status of what is not there.
+            format!("must be {}", expected.replace("`none`, ", ""))
+        }
         _ => message.to_owned(),
     };
     Problem::field(pointer, detail)

@@ -186,6 +186,16 @@ impl Aggregate for PrivacyRequest {
     type Event = PrivacyRequestEvent;
     type Error = PrivacyRequestError;
 
+    fn about(command: &PrivacyRequestCommand) -> Vec<uuid::Uuid> {
+        match command {
+            PrivacyRequestCommand::Receive { customer, .. } => vec![customer.uuid()],
+            PrivacyRequestCommand::Approve { .. }
+            | PrivacyRequestCommand::Cancel
+            | PrivacyRequestCommand::Start
+            | PrivacyRequestCommand::Complete { .. } => Vec::new(),
+        }
+    }
+
     fn decide(
         &self,
         command: PrivacyRequestCommand,
