@@ -10,6 +10,7 @@ use std::time::Duration;
 use eventstore::bytes::SLOTS;
 use eventstore::{EventStore, StoreError};
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::{Client, DefaultClientContext};
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
@@ -267,18 +268,18 @@ impl KafkaFeed {
         consumer.subscribe(&[&kafka.topic])?;
         self.error.send_replace(None);
         let mut pings = tokio::time::interval(PING);
-        let mut ping = std::pin::pin!(futures::future::Either::Left(std::future::pending()));
+        let mut ping: BoxFuture<'_, Option<String>> = Box::pin(std::future::pending());
         let ended = loop {
             let message = tokio::select! {
                 biased;
                 () = stop.cancelled() => break Ok(()),
                 message = consumer.recv() => message,
                 _ = pings.tick() => {
-                    ping.set(futures::future::Either::Right(reachable(consumer.clone(), kafka.topic.clone())));
+                    ping = Box::pin(reachable(consumer.clone(), kafka.topic.clone()));
                     continue;
                 }
                 error = &mut ping => {
-                    ping.set(futures::future::Either::Left(std::future::pending()));
+                    ping = Box::pin(std::future::pending());
                     self.error.send_replace(error);
                     continue;
                 }
