@@ -105,13 +105,13 @@ async fn measure(kafka: bool) {
     println!("relay at the end after {:?}", began.elapsed());
     queries(&house, tenant).await;
 
+    let reads = house.reads.clone().hearing(&projections);
     let mut took: Vec<Duration> = Vec::new();
     for n in 0..300 {
-        let sequence =
-            house.append(tenant, vec![placed(new_id(), new_id(), at("1998-01-01T00:00:00Z"), money(n, "USD"))]);
-        let sequence = sequence.await;
+        let order = placed(new_id(), new_id(), at("1998-01-01T00:00:00Z"), money(n, "USD"));
+        let sequence = house.append(tenant, vec![order]).await;
         let began = Instant::now();
-        house.seen("commerce_orders", tenant, sequence).await;
+        reads.wait("commerce_orders", tenant, sequence, Duration::from_secs(5)).await.unwrap();
         took.push(began.elapsed());
     }
     took.sort();
@@ -120,10 +120,16 @@ async fn measure(kafka: bool) {
     let other = new_id();
     let began = Instant::now();
     let last = import(&house, other).await;
+    drop(reads);
     println!("append beside the projectors: {:?}", began.elapsed());
     let behind = Instant::now();
     all_seen(&house, other, last).await;
     println!("all seen {:?} after the last append", behind.elapsed());
+    let memory = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    println!(
+        "{:?}",
+        memory.lines().filter(|line| line.starts_with("VmHWM") || line.starts_with("VmRSS")).collect::<Vec<_>>()
+    );
     println!("{:?} {:?}", projections.status(), relay.as_ref().map(Relay::status));
     house.stop.cancel();
     projections.stopped().await;

@@ -27,6 +27,9 @@ const BATCH: usize = 2_000;
 const BATCH_BYTES: usize = 8 * 1024 * 1024;
 /// How long events that concern no row of the projector may wait for others before their checkpoint is written.
 const LAZY: Duration = Duration::from_millis(20);
+/// How often a process without slots looks whether anybody does the work, which nobody does until the group has given
+/// up a member that was killed.
+const STANDBY_LOOK: Duration = Duration::from_secs(1);
 /// The pauses between tries while something fails that may pass: the first and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
@@ -41,6 +44,8 @@ pub(crate) enum Source {
         deliveries: broadcast::Sender<Delivery>,
         /// The slots of this process.
         slots: watch::Receiver<Slots>,
+        /// The topic, by which the log knows what was published.
+        topic: Arc<str>,
     },
 }
 
@@ -169,6 +174,9 @@ impl Runner {
             self.report(ProjectorState::Live, None);
         }
         match (source, deliveries) {
+            (Source::Kafka { slots, topic, .. }, Some(_)) if self.checkpoints.slots.is_empty() => {
+                self.stand_by(slots, topic).await
+            }
             (Source::Kafka { slots, .. }, Some(deliveries)) => self.follow_kafka(deliveries, slots).await,
             _ => self.follow_log().await,
         }
@@ -199,6 +207,35 @@ impl Runner {
                 () = at(due) => self.flush().await?,
                 _ = tail.past(self.checkpoints.low()) => self.catch_up(0).await?,
             }
+        }
+    }
+
+    /// Waits for slots; while nobody does what was published, does it from the log. The fence keeps two from doing it twice.
+    async fn stand_by(&mut self, slots: &mut watch::Receiver<Slots>, topic: &str) -> Result<(), Failure> {
+        let stop = self.stop.clone();
+        let mut neglected = Vec::new();
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(()),
+                changed = slots.changed() => match changed {
+                    Ok(()) => return Err(Failure::Reassigned),
+                    Err(_) => { stop.cancelled().await; continue }
+                },
+                () = tokio::time::sleep(STANDBY_LOOK) => {}
+            }
+            let published = self.shared.store.relay_cursor(topic).await?.slots;
+            self.begin(Slots::ALL).await?;
+            let behind: Vec<_> =
+                (0..).zip(published).filter(|(slot, last)| self.checkpoints.covered(*slot) < *last).collect();
+            let still = behind.iter().any(|(slot, _)| neglected.iter().any(|(before, _)| before == slot));
+            if still {
+                tracing::info!(projector = self.projector.name(), "nobody keeps some slots: reading them from the log");
+                self.catch_up(0).await?;
+                self.settle().await?;
+            }
+            neglected = if still { Vec::new() } else { behind };
+            self.begin(Slots::default()).await?;
         }
     }
 

@@ -205,7 +205,11 @@ impl Crew {
         stop: CancellationToken,
     ) {
         let (deliveries, slots) = (broadcast::Sender::new(DELIVERIES), watch::Sender::new(Slots::default()));
-        let source = Source::Kafka { deliveries: deliveries.clone(), slots: slots.subscribe() };
+        let source = Source::Kafka {
+            deliveries: deliveries.clone(),
+            slots: slots.subscribe(),
+            topic: kafka.topic.as_str().into(),
+        };
         let running = self.start(&source, &stop);
         drop(source);
         let feed = KafkaFeed { deliveries, slots, error };
