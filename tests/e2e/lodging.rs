@@ -279,6 +279,17 @@ impl Tenant {
         panic!("the log never came past {sequence}");
     }
 
+    /// Waits until the log has that many events of a type: processes append when they come to it.
+    pub(crate) async fn until_events(&self, event_type: &str, count: usize) {
+        for _ in 0..600 {
+            if self.count_events(event_type).await >= count {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("no {event_type} came");
+    }
+
     /// How many events of a type the log has.
     pub(crate) async fn count_events(&self, event_type: &str) -> usize {
         let filter = EventFilter { event_type: Some(event_type.into()), stream: None };

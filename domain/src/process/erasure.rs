@@ -85,9 +85,10 @@ pub enum ErasureProcessEvent {
 pub enum Never {}
 
 impl ErasureProcess {
-    /// The id of the process for a request: its UUID, so that a request has one process.
+    /// The id of the process for a request: made from the request's, so that a request has one process, and another
+    /// UUID than the request's, for streams of all kinds share one name space.
     pub fn id(request: PrivacyRequestId) -> ErasureId {
-        ErasureId::from(request.uuid())
+        ErasureId::from(Uuid::new_v5(&request.uuid(), names::ERASURE.name.as_bytes()))
     }
 
     fn hear(&self, sequence: i64, stream: Uuid, event: &PrivacyRequestEvent) -> Option<ErasureProcessEvent> {
@@ -175,7 +176,7 @@ impl Process for ErasureProcess {
     type Hears = PrivacyRequestEvent;
 
     fn concerned(_: &PrivacyRequestEvent, stream: Uuid) -> Option<ErasureId> {
-        Some(ErasureId::from(stream))
+        Some(Self::id(PrivacyRequestId::from(stream)))
     }
 
     fn pending(&self) -> Option<&Send> {
@@ -260,6 +261,13 @@ mod tests {
         ];
         assert_eq!(pending, expected);
         assert_eq!(process.phase, ErasurePhase::Done);
+    }
+
+    #[test]
+    fn a_process_has_an_id_of_its_own() {
+        let id = ErasureProcess::id(request());
+        assert_ne!(id.uuid(), request().uuid());
+        assert_eq!(ErasureProcess::concerned(&received(), request().uuid()), Some(id));
     }
 
     #[test]
