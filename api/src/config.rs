@@ -256,8 +256,7 @@ impl Config {
             None => log.clone(),
         };
         let topic = reader.must("ANNALS_KAFKA_TOPIC");
-        let kafka =
-            reader.get("ANNALS_KAFKA_BROKERS").map(|brokers| KafkaConfig::new(brokers).on_topic(topic));
+        let kafka = reader.get("ANNALS_KAFKA_BROKERS").map(|brokers| KafkaConfig::new(brokers).on_topic(topic));
         Self {
             log,
             read,

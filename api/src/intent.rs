@@ -63,6 +63,9 @@ pub async fn resolve<A: Aggregate, I: Intent<A>>(
 
 type Reference<'a> = (usize, &'static str, &'a mut dyn Referent);
 
+/// Whether the reference of that intent and pointer leads to something.
+type Look = Result<(usize, &'static str, bool), Problem>;
+
 fn unknown(pointer: &str) -> Problem {
     Problem::field(pointer, "is unknown; create it first, or check the id")
 }
@@ -100,7 +103,7 @@ async fn check_ours(
     references: Vec<Reference<'_>>,
     problems: &mut HashMap<usize, Problem>,
 ) -> Result<(), Problem> {
-    let mut looks: Vec<BoxFuture<'static, Result<(usize, &'static str, bool), Problem>>> = Vec::new();
+    let mut looks: Vec<BoxFuture<'static, Look>> = Vec::new();
     for (index, pointer, referent) in references {
         let exists = referent.exists(call.state.executor.clone(), call.tenant());
         looks.push(Box::pin(async move { Ok((index, pointer, exists.await?)) }));

@@ -15,6 +15,7 @@ pub mod call;
 pub mod cli;
 pub mod commerce;
 pub mod config;
+pub mod crm;
 pub mod cursor;
 pub mod edge;
 pub mod extract;

@@ -23,14 +23,20 @@ use crate::operation::{Answer, Operation};
 use crate::problem::{Problem, codes};
 use crate::resource::BASE;
 use crate::state::State;
-use crate::{analytics, audit, commerce, pages, privacy, strict};
+use crate::{analytics, audit, commerce, crm, pages, privacy, strict};
 
 /// How long an operation may take. What has begun is finished, but nobody waits for it.
 const ENDS_WITHIN: Duration = Duration::from_secs(30);
 
 /// Every operation of the API; a context adds one line.
 pub static OPERATIONS: LazyLock<Vec<Operation>> = LazyLock::new(|| {
-    let contexts = [commerce::operations(), privacy::operations(), analytics::operations(), audit::operations()];
+    let contexts = [
+        commerce::operations(),
+        crm::operations(),
+        privacy::operations(),
+        analytics::operations(),
+        audit::operations(),
+    ];
     contexts.into_iter().flatten().collect()
 });
 
