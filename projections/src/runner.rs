@@ -30,6 +30,8 @@ const LAZY: Duration = Duration::from_millis(20);
 /// How often a process without slots looks whether anybody does the work, which nobody does until the group has given
 /// up a member that was killed.
 const STANDBY_LOOK: Duration = Duration::from_secs(1);
+/// How long a feed may be silent while the log goes on: longer than from one heartbeat to the next.
+const SILENCE: Duration = Duration::from_millis(1_500);
 /// The pauses between tries while something fails that may pass: the first and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
@@ -246,6 +248,7 @@ impl Runner {
     ) -> Result<(), Failure> {
         use broadcast::error::{RecvError, TryRecvError};
         let stop = self.stop.clone();
+        let mut heard_at = Instant::now();
         loop {
             let due = self.pending.due();
             let received = tokio::select! {
@@ -260,7 +263,14 @@ impl Runner {
                 }
                 () = at(due) => { self.flush().await?; continue }
                 received = deliveries.recv() => received,
+                // Kafka or the relay is down: what goes on in the slots of this process is in the log.
+                () = tokio::time::sleep_until(heard_at + SILENCE) => {
+                    self.catch_up(0).await?;
+                    heard_at = Instant::now();
+                    continue;
+                }
             };
+            heard_at = Instant::now();
             match received {
                 Ok(delivery) => self.hear(&delivery).await?,
                 Err(RecvError::Lagged(_)) => self.catch_up(0).await?,

@@ -267,20 +267,16 @@ impl KafkaFeed {
         let consumer = Arc::new(consumer(kafka, group)?);
         consumer.subscribe(&[&kafka.topic])?;
         self.error.send_replace(None);
-        let mut pings = tokio::time::interval(PING);
-        let mut ping: BoxFuture<'_, Option<String>> = Box::pin(std::future::pending());
+        let ask = || -> BoxFuture<'_, _> { Box::pin(reachable(consumer.clone(), kafka.topic.clone())) };
+        let mut ping = ask();
         let ended = loop {
             let message = tokio::select! {
                 biased;
                 () = stop.cancelled() => break Ok(()),
                 message = consumer.recv() => message,
-                _ = pings.tick() => {
-                    ping = Box::pin(reachable(consumer.clone(), kafka.topic.clone()));
-                    continue;
-                }
                 error = &mut ping => {
-                    ping = Box::pin(std::future::pending());
                     self.error.send_replace(error);
+                    ping = ask();
                     continue;
                 }
             };
@@ -366,8 +362,9 @@ fn consumer(kafka: &KafkaConfig, group: Group) -> Result<StreamConsumer<Group>, 
     config.create_with_context(group)
 }
 
-/// Why Kafka can't be reached, if it can't.
+/// A while later: why Kafka can't be reached, if it can't.
 async fn reachable(consumer: Arc<StreamConsumer<Group>>, topic: String) -> Option<String> {
+    tokio::time::sleep(PING).await;
     let asked = tokio::task::spawn_blocking(move || partitions_of(consumer.client(), &topic)).await;
     match asked.map_err(|_| Failure::CutShort).flatten() {
         Ok(Some(_)) => None,

@@ -57,7 +57,7 @@ pub struct RelayStatus {
     pub leading: bool,
     /// Everything at or below this position is acknowledged by Kafka.
     pub position: i64,
-    /// How many events are not; 0 while another process publishes.
+    /// How many events are not; 0 while this process stands by.
     pub lag_events: i64,
     /// What it failed at, if it did.
     pub error: Option<String>,
@@ -75,7 +75,7 @@ impl Relay {
     /// How it is.
     pub fn status(&self) -> RelayStatus {
         let mut status = self.status.borrow().clone();
-        if status.leading {
+        if status.leading || status.error.is_some() {
             status.lag_events = (self.store.tail().position() - status.position).max(0);
         }
         status
