@@ -154,6 +154,8 @@ ids! {
     OrderId = "ord";
     /// A privacy request.
     PrivacyRequestId = "prq";
+    /// A note.
+    NoteId = "nte";
     /// An erasure process.
     ErasureId = "era";
     /// An actor of the house itself.

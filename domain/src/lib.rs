@@ -7,6 +7,7 @@ pub mod aggregate;
 pub mod commerce;
 pub mod context;
 pub mod cqrs;
+pub mod crm;
 pub mod event;
 pub mod id;
 pub mod identity;
@@ -21,7 +22,9 @@ pub mod text;
 pub use aggregate::Aggregate;
 pub use context::Context;
 pub use event::{DecodeError, Event, EventType};
-pub use id::{AnyId, ApiKeyId, CustomerId, ErasureId, IdError, OrderId, PrivacyRequestId, SystemId, TenantId, TypedId};
+pub use id::{
+    AnyId, ApiKeyId, CustomerId, ErasureId, IdError, NoteId, OrderId, PrivacyRequestId, SystemId, TenantId, TypedId,
+};
 pub use money::{Currency, Money, MoneyError};
 pub use names::StreamType;
 pub use personal::{Personal, RetentionClass};
@@ -33,6 +36,7 @@ pub fn catalogue() -> Vec<&'static EventType> {
         identity::ApiKeyEvent::TYPES,
         commerce::CustomerEvent::TYPES,
         commerce::OrderEvent::TYPES,
+        crm::NoteEvent::TYPES,
         privacy::PrivacyRequestEvent::TYPES,
         process::ErasureProcessEvent::TYPES,
     ]

@@ -40,6 +40,8 @@ stream_types! {
     PRIVACY_REQUEST = "privacy.request", "prq",
         ["privacy_request.received", "privacy_request.approved", "privacy_request.cancelled",
          "privacy_request.started", "privacy_request.completed"];
+    /// A note about a customer.
+    NOTE = "crm.note", "nte", ["note.written", "note.rewritten", "note.archived"];
     /// The process that carries an approved erasure out.
     ERASURE = "privacy.erasure", "era", ["erasure.stepped", "erasure.settled"];
 }
@@ -67,6 +69,8 @@ macro_rules! scopes {
 scopes! {
     COMMERCE_READ = "commerce:read", "Reads customers and orders.";
     COMMERCE_WRITE = "commerce:write", "Creates and changes customers and orders.";
+    CRM_READ = "crm:read", "Reads notes about customers.";
+    CRM_WRITE = "crm:write", "Writes and archives notes about customers.";
     PRIVACY_READ = "privacy:read", "Reads privacy requests.";
     PRIVACY_WRITE = "privacy:write", "Files and cancels privacy requests.";
     PRIVACY_APPROVE = "privacy:approve", "Approves privacy requests that another principal filed.";

@@ -39,6 +39,7 @@ impl Operation {
             "customers" => "cus",
             "orders" => "ord",
             "privacy" | "gdpr" => "prq",
+            "notes" => "nte",
             other => panic!("whose ids are below /{other}? Say so here"),
         }
     }
@@ -110,12 +111,14 @@ async fn every_operation_hides_what_is_not_there(house: &House) {
     let placed = other.post("/orders", &order(customer.id(), 5)).expect(201).await;
     let filed =
         other.post("/privacy/requests", &json!({"customer": customer.id(), "kind": "erasure"})).expect(202).await;
+    let note = other.post("/notes", &json!({"customer": customer.id(), "text": "theirs"})).expect(201).await;
     other.until_events("erasure.stepped", 1).await;
     let before = other.events_head().await;
     for operation in operations(house).await.iter().filter(|operation| operation.has_id()) {
         let (theirs, wrong) = match operation.prefix() {
             "cus" => (customer.id(), placed.id()),
             "ord" => (placed.id(), customer.id()),
+            "nte" => (note.id(), customer.id()),
             _ => (filed.id(), customer.id()),
         };
         let unknown = operation.nobody();
@@ -143,6 +146,7 @@ async fn every_body_is_parsed_strictly(house: &House) {
     let placed = tenant.post("/orders", &order(customer.id(), 5)).expect(201).await;
     let filed =
         tenant.post("/privacy/requests", &json!({"customer": customer.id(), "kind": "erasure"})).expect(202).await;
+    let note = tenant.post("/notes", &json!({"customer": customer.id(), "text": "ours"})).expect(201).await;
     tenant.until_events("erasure.stepped", 1).await;
     let head = tenant.events_head().await;
     for operation in operations(house).await {
@@ -150,6 +154,7 @@ async fn every_body_is_parsed_strictly(house: &House) {
         let id = match operation.has_id().then(|| operation.prefix()) {
             Some("cus") => customer.id(),
             Some("ord") => placed.id(),
+            Some("nte") => note.id(),
             Some(_) => filed.id(),
             None => "",
         };

@@ -25,6 +25,8 @@ const ROOT_KEY: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
 const SCOPES: &[&str] = &[
     "commerce:read",
     "commerce:write",
+    "crm:read",
+    "crm:write",
     "privacy:read",
     "privacy:write",
     "privacy:approve",

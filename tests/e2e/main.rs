@@ -14,6 +14,7 @@ mod house;
 mod idempotency;
 mod lodging;
 mod log;
+mod notes;
 mod orders;
 mod privacy;
 mod processes;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         cqrs::tests(),
         customers::tests(),
         orders::tests(),
+        notes::tests(),
         idempotency::tests(),
         bad_input::tests(),
         privacy::tests(),

@@ -2,6 +2,7 @@
 
 use domain::TypedId;
 use domain::commerce::{Customer, Order};
+use domain::crm::Note;
 use domain::identity::ApiKey;
 use domain::privacy::PrivacyRequest;
 use domain::tenancy::Tenant;
@@ -10,7 +11,7 @@ use super::{Column, DocumentType, Documented, id, of, text, word};
 
 /// Every document type of the house.
 pub const DOCUMENTS: &[DocumentType] =
-    &[of::<Tenant>(), of::<ApiKey>(), of::<Customer>(), of::<Order>(), of::<PrivacyRequest>()];
+    &[of::<Tenant>(), of::<ApiKey>(), of::<Customer>(), of::<Order>(), of::<PrivacyRequest>(), of::<Note>()];
 
 impl Documented for Tenant {
     const TABLE: &'static str = "tenancy_tenants";
@@ -43,4 +44,10 @@ impl Documented for PrivacyRequest {
     const TABLE: &'static str = "privacy_requests";
     const COLUMNS: &'static [Column<Self>] =
         &[id("customer_id", |request| Some(request.customer.uuid())), text("status", |request| word(&request.status))];
+}
+
+impl Documented for Note {
+    const TABLE: &'static str = "crm_notes";
+    const COLUMNS: &'static [Column<Self>] =
+        &[id("customer_id", |note| Some(note.customer.uuid())), text("status", |note| word(&note.status))];
 }

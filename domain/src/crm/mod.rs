@@ -1,0 +1,5 @@
+//! What a tenant's people note about customers.
+
+mod note;
+
+pub use note::{Note, NoteCommand, NoteError, NoteEvent, NoteStatus};
