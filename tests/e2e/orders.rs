@@ -68,7 +68,8 @@ async fn amounts_must_be_in_the_orders_currency_and_in_range(house: &House) {
         change(&mut body);
         body
     };
-    let cases: [(fn(&mut Value), &str); 9] = [
+    type Change = fn(&mut Value);
+    let cases: [(Change, &str); 9] = [
         (|b| b["lines"][0]["total"]["currency"] = json!("EUR"), "/lines/0/total"),
         (|b| b["lines"][0]["total"]["amount"] = json!(-1), "/lines/0/total/amount"),
         (|b| b["lines"][0]["total"]["amount"] = json!(9_007_199_254_740_992_i64), "/lines/0/total/amount"),
