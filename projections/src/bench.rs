@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
+use domain::commerce::Order;
 use eventstore::new_id;
 use tokio::task::JoinSet;
 use uuid::Uuid;
@@ -11,7 +12,7 @@ use uuid::Uuid;
 use crate::analytics::sales::ANALYTICS_SALES;
 use crate::analytics::{Interval, Range};
 use crate::test_support::{House, at, created, money, placed};
-use crate::{AuditFilter, DOCUMENTS, Relay};
+use crate::{AuditFilter, DOCUMENTS, Relay, documents};
 
 const CUSTOMERS: usize = 23_570;
 const ORDERS: usize = 69_659;
@@ -60,7 +61,7 @@ async fn queries(house: &House, tenant: Uuid) {
         house.reads.kpis(tenant).await.unwrap();
         println!("kpis {:?}", began.elapsed());
         let began = Instant::now();
-        house.reads.list(tenant, DOCUMENTS[3], &[("status", "placed")], None, 100).await.unwrap();
+        house.reads.list(tenant, documents::of::<Order>(), &[("status", "placed")], None, 100).await.unwrap();
         println!("list {:?}", began.elapsed());
         let began = Instant::now();
         let filter = AuditFilter { action: Some("customer.".into()), ..AuditFilter::default() };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use domain::commerce::Customer;
+use domain::commerce::{Customer, Order};
 use domain::names;
 use eventstore::{NewEvent, StreamAppend, new_id};
 use uuid::Uuid;
@@ -12,7 +12,7 @@ use crate::analytics::{Interval, Range};
 use crate::documents::of;
 use crate::rows::AUDIT_ENTRIES;
 use crate::test_support::{House, at, created, money, new_event, placed, refunded};
-use crate::{AuditFilter, DOCUMENTS, Projections, ProjectorState, ReadError};
+use crate::{AuditFilter, Projections, ProjectorState, ReadError};
 
 fn range(interval: Interval, from: &str, to: &str, time_zone: &str) -> Range {
     Range { from: Some(at(from)), to: Some(at(to)), interval, time_zone: time_zone.into() }
@@ -122,7 +122,7 @@ async fn documents_and_the_trail_are_listed_by_what_they_declare() {
     let british = house.reads.list(tenant, of::<Customer>(), &[("country", "GB")], None, 10).await.unwrap();
     assert_eq!((british.len(), british[0].version, british[0].sequence), (1, 1, 1));
     assert_eq!(british[0].state["country"], "GB");
-    let orders = DOCUMENTS[3];
+    let orders = of::<Order>();
     let list =
         async |filters: &[(&str, &str)], before| house.reads.list(tenant, orders, filters, before, 3).await.unwrap();
     let first = list(&[], None).await;
@@ -210,7 +210,7 @@ async fn an_event_of_a_newer_binary_pauses_who_reads_it_after_all_that_came_befo
     let Err(ReadError::Behind(behind)) = behind else { panic!("{behind:?}") };
     assert_eq!(behind.point.sequence, before);
     assert!(behind.point.age_seconds(last) > 0.0 && behind.point.age_seconds(before) == 0.0);
-    assert_eq!(house.reads.list(tenant, DOCUMENTS[3], &[], None, 100).await.unwrap().len(), 5);
+    assert_eq!(house.reads.list(tenant, of::<Order>(), &[], None, 100).await.unwrap().len(), 5);
     house.stop.cancel();
     projections.stopped().await;
     drop(projections);
@@ -269,7 +269,7 @@ async fn two_that_believe_to_have_the_same_work_apply_each_event_once() {
         assert_eq!(counts.iter().map(|of| of.count).collect::<Vec<_>>(), [120, 300, 60]);
         let kpis = house.reads.kpis(tenant).await.unwrap();
         assert_eq!((kpis.customers.value, kpis.orders.value), (120, 300));
-        let refunds = house.reads.list(tenant, DOCUMENTS[3], &[("status", "partly_refunded")], None, 100).await;
+        let refunds = house.reads.list(tenant, of::<Order>(), &[("status", "partly_refunded")], None, 100).await;
         assert_eq!(refunds.unwrap().len(), 60);
     }
     assert!(one.status().iter().chain(&other.status()).all(|status| status.state != ProjectorState::Paused));
