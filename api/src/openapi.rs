@@ -2,8 +2,11 @@
 //! fails where it drifts, and writes it anew with `ANNALS_UPDATE_OPENAPI=1`.
 
 use std::collections::BTreeMap;
+use std::str::FromStr;
 use std::sync::LazyLock;
 
+use domain::Currency;
+use domain::text::Country;
 use schemars::generate::{Contract, SchemaSettings};
 use schemars::{Schema, SchemaGenerator};
 use serde_json::{Map, Value, json};
@@ -75,7 +78,9 @@ pub fn document() -> Value {
     tags.dedup();
     let mut components = schemas.named();
     components.insert("Problem".into(), problem_schema());
-    json!({
+    components.insert("Country".into(), codes_of::<Country>("A country of ISO 3166-1 alpha-2.", 2));
+    components.insert("Currency".into(), codes_of::<Currency>("A currency of ISO 4217.", 3));
+    let mut document = json!({
         "openapi": "3.1.0",
         "info": {
             "title": "Annals",
@@ -95,7 +100,47 @@ pub fn document() -> Value {
             },
             "headers": headers(),
         },
-    })
+    });
+    name_countries(&mut document);
+    document
+}
+
+/// Every code of that many capital letters that the type takes: narrower than what is stored, for lists grow.
+fn codes_of<T: FromStr>(about: &str, letters: u32) -> Value {
+    let code = |mut number: u32| {
+        let letter = |_| {
+            let letter = char::from(b'A' + (number % 26) as u8);
+            number /= 26;
+            letter
+        };
+        (0..letters).map(letter).collect::<String>()
+    };
+    let mut codes: Vec<String> = (0..26_u32.pow(letters)).map(code).filter(|code| code.parse::<T>().is_ok()).collect();
+    codes.sort_unstable();
+    json!({ "type": "string", "description": about, "enum": codes })
+}
+
+/// Countries are described where they stand, as stored events have it; here they get their list.
+fn name_countries(value: &mut Value) {
+    let named = json!({ "$ref": "#/components/schemas/Country" });
+    if value.get("pattern").is_some_and(|pattern| pattern == "^[A-Z]{2}$")
+        && let Some(fields) = value.as_object_mut()
+    {
+        let nullable = fields.get("type").is_some_and(Value::is_array);
+        let about = fields.get("description").cloned();
+        *fields = Map::new();
+        match nullable {
+            true => fields.insert("anyOf".into(), json!([named, { "type": "null" }])),
+            false => fields.insert("$ref".into(), named["$ref"].clone()),
+        };
+        fields.extend(about.map(|about| ("description".to_owned(), about)));
+        return;
+    }
+    match value {
+        Value::Object(fields) => fields.values_mut().for_each(name_countries),
+        Value::Array(values) => values.iter_mut().for_each(name_countries),
+        _ => {}
+    }
 }
 
 fn describe(operation: &Operation, schemas: &mut Schemas) -> Value {
@@ -149,7 +194,7 @@ fn parameters(operation: &Operation, schemas: &mut Schemas) -> Vec<Value> {
             "schema": { "type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": 20 },
         }));
         all.push(json!({
-            "name": "cursor", "in": "query", "schema": { "type": "string" },
+            "name": "cursor", "in": "query", "schema": { "type": "string", "pattern": "^[A-Za-z0-9_-]{54,}$" },
             "description": "The `next_cursor` of the page before; good for the same query alone.",
         }));
     }
@@ -165,6 +210,7 @@ fn parameters(operation: &Operation, schemas: &mut Schemas) -> Vec<Value> {
         all.push(json!({
             "name": "If-Match", "in": "header", "description": "The `ETag` that you have seen; another one is 412.",
             "schema": { "type": "string", "pattern": "^(\\*|\"[0-9]{1,18}\")$" },
+            "example": "\"1\"",
         }));
     }
     if operation.kind == Kind::Query {
@@ -187,7 +233,12 @@ fn responses(operation: &Operation, schemas: &mut Schemas) -> Map<String, Value>
     let mut all = Map::new();
     let schema: Schema = (operation.answer)(&mut schemas.answered);
     let content = json!({ "application/json": { "schema": schema } });
-    let success = json!({ "description": operation.summary, "headers": answered(operation), "content": content });
+    let success = json!({
+        "description": operation.summary,
+        "headers": answered(operation),
+        "content": content,
+        "links": links(operation),
+    });
     all.insert(operation.status.to_string(), success);
     let mut by_status: BTreeMap<u16, Vec<&'static str>> = BTreeMap::new();
     for code in operation.all_problems() {
@@ -204,6 +255,18 @@ fn responses(operation: &Operation, schemas: &mut Schemas) -> Map<String, Value>
         all.insert(status.to_string(), response);
     }
     all
+}
+
+/// What can be done with what was just created.
+fn links(operation: &Operation) -> Value {
+    let creates = operation.kind == Kind::Command && matches!(operation.status, 201 | 202);
+    let below = format!("{}/{{id}}", operation.path);
+    let next = OPERATIONS.iter().filter(|next| creates && next.path.starts_with(&below));
+    let link = |next: &Operation| {
+        let link = json!({ "operationId": next.name, "parameters": { "id": "$response.body#/id" } });
+        (next.name.rsplit('.').next().unwrap_or(next.name).to_owned(), link)
+    };
+    next.map(link).collect::<Map<_, _>>().into()
 }
 
 /// The headers of a success.

@@ -60,7 +60,7 @@ struct RevenueQuery {
     /// How long a period is; a month if absent.
     interval: Option<Interval>,
     /// In which zone days begin: `UTC` if absent, `Europe/Berlin`.
-    #[schemars(length(min = 1, max = 64))]
+    #[schemars(length(min = 1, max = 64), regex(pattern = r"^[A-Za-z][A-Za-z0-9_+/-]*$"))]
     time_zone: Option<String>,
 }
 
@@ -93,7 +93,7 @@ struct CohortQuery {
     /// Orders before this moment.
     to: Option<Moment>,
     /// In which zone days begin: `UTC` if absent, `Europe/Berlin`.
-    #[schemars(length(min = 1, max = 64))]
+    #[schemars(length(min = 1, max = 64), regex(pattern = r"^[A-Za-z][A-Za-z0-9_+/-]*$"))]
     time_zone: Option<String>,
 }
 
@@ -129,8 +129,8 @@ fn range(
     time_zone: Option<String>,
 ) -> Result<Range, Problem> {
     let (from, to) = (from.map(|moment| moment.0), to.map(|moment| moment.0));
-    if from.zip(to).is_some_and(|(from, to)| from >= to) {
-        return Err(Problem::field(format!("{at}to"), "must be later than `from`"));
+    if from.zip(to).is_some_and(|(from, to)| from > to) {
+        return Err(Problem::field(format!("{at}to"), "must not be earlier than `from`"));
     }
     Ok(Range { from, to, interval, time_zone: time_zone.unwrap_or_else(|| "UTC".into()) })
 }

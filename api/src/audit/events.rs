@@ -7,11 +7,12 @@ use domain::names::{self, AUDIT_READ};
 use domain::{AnyId, TypedId};
 use eventstore::{EventFilter, RecordedEvent};
 use projections::rows::AUDIT_ENTRIES;
-use schemars::{JsonSchema, Schema, SchemaGenerator};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::call::{Call, number_place};
+use crate::extract::ids::any_id_schema;
 use crate::operation::{Answer, Operation};
 use crate::problem::Problem;
 use crate::resource::{time, to_json};
@@ -105,11 +106,18 @@ struct EventsQuery {
     #[schemars(range(min = 0))]
     after: Option<i64>,
     /// Only this type: `order.placed`.
-    #[serde(rename = "type")]
+    #[serde(rename = "type", default)]
+    #[schemars(schema_with = "type_schema")]
     event_type: Option<String>,
     /// Only those of this resource: its id.
-    #[schemars(with = "Option<String>")]
+    #[serde(default)]
+    #[schemars(schema_with = "any_id_schema")]
     stream: Option<AnyId>,
+}
+
+fn type_schema(_: &mut SchemaGenerator) -> Schema {
+    let names: Vec<&str> = domain::catalogue().iter().map(|kind| kind.name).collect();
+    json_schema!({ "type": "string", "enum": names })
 }
 
 async fn list(call: Call) -> Result<Answer, Problem> {

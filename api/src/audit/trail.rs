@@ -9,7 +9,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 
 use crate::call::{Call, number_place, page_of};
-use crate::extract::ids::Moment;
+use crate::extract::ids::{Moment, any_id_schema};
 use crate::operation::{Answer, Operation};
 use crate::problem::Problem;
 use crate::resource::to_json;
@@ -40,13 +40,15 @@ fn entries(generator: &mut SchemaGenerator) -> Schema {
 #[serde(deny_unknown_fields)]
 struct TrailQuery {
     /// Only what this key, user or process did: `key_…`.
-    #[schemars(with = "Option<String>")]
+    #[serde(default)]
+    #[schemars(schema_with = "any_id_schema")]
     actor: Option<AnyId>,
     /// What the action begins with: `order.` finds `order.placed` and `order.refunded`.
     #[schemars(length(min = 1, max = 255))]
     action: Option<String>,
     /// Only what happened to this resource: its id.
-    #[schemars(with = "Option<String>")]
+    #[serde(default)]
+    #[schemars(schema_with = "any_id_schema")]
     resource: Option<AnyId>,
     /// Recorded at this moment or later.
     from: Option<Moment>,

@@ -7,7 +7,7 @@ use domain::commerce::{
 use domain::names::{COMMERCE_READ, COMMERCE_WRITE, Scope};
 use domain::text::{ExternalId, Line, Prose};
 use domain::{Currency, Money, MoneyError, OrderId};
-use schemars::{JsonSchema, json_schema};
+use schemars::{JsonSchema, Schema, json_schema};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -114,7 +114,7 @@ struct PlaceOrder {
 /// A line; it says either what one costs or what all cost.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[schemars(extend("oneOf" = [{ "required": ["unit_price"] }, { "required": ["total"] }]))]
+#[schemars(transform = either_price)]
 struct PlacedLine {
     /// What is bought, by your stock-keeping unit.
     sku: Line,
@@ -129,6 +129,22 @@ struct PlacedLine {
     /// What the line costs.
     #[schemars(with = "Money")]
     total: Option<Money>,
+}
+
+/// Two forms of a line: with `unit_price`, or with `total`.
+fn either_price(schema: &mut Schema) {
+    let with = |field: &str, without: &str| {
+        let mut form = schema.clone();
+        if let Some(fields) = form.get_mut("properties").and_then(Value::as_object_mut) {
+            fields.shift_remove(without);
+        }
+        if let Some(required) = form.get_mut("required").and_then(Value::as_array_mut) {
+            required.retain(|name| name != without && name != field);
+            required.push(field.into());
+        }
+        form
+    };
+    *schema = json_schema!({ "oneOf": [with("unit_price", "total"), with("total", "unit_price")] });
 }
 
 impl Intent<Order> for PlaceOrder {

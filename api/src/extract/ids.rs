@@ -122,6 +122,11 @@ pub fn id_schema(prefix: &str) -> Schema {
     })
 }
 
+/// An id of any kind, ours.
+pub fn any_id_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "pattern": "^[a-z]{3}_[0-7][0-9a-hjkmnp-tv-z]{25}$" })
+}
+
 /// A moment of RFC 3339, as bodies and parameters bring it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moment(pub DateTime<Utc>);

@@ -21,8 +21,8 @@ const CREDENTIALS: &[&str] = &["access_token", "api_key", "apikey", "authorizati
 #[derive(Clone, Debug, Default)]
 pub struct Query(Vec<(String, String)>);
 
-/// No parameters but those of a page.
-#[derive(Debug, serde::Deserialize)]
+/// No parameters but those of a page; an empty body.
+#[derive(Debug, serde::Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Nothing {}
 

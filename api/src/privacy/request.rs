@@ -64,14 +64,17 @@ pub fn operations() -> Vec<Operation> {
         requests.list(),
         requests.history(),
         requests
-            .act::<Approve>(
+            .verb(
                 "approve",
                 "Approve a privacy request",
                 "Needs another key than the one that filed it. An erasure destroys the person's keys for good.",
+                |call| PrivacyRequestCommand::Approve { delay: call.state.settings.erasure_delay },
             )
             .scope(PRIVACY_APPROVE)
             .refuses(&[codes::APPROVAL_REQUIRED, CANCELLED, BEGUN]),
-        requests.act::<Cancel>("cancel", "Call a privacy request off", "Possible until it begins.").refuses(&[BEGUN]),
+        requests
+            .verb("cancel", "Call a privacy request off", "Possible until it begins.", |_| PrivacyRequestCommand::Cancel)
+            .refuses(&[BEGUN]),
     ]
 }
 
@@ -99,35 +102,5 @@ impl Intent<PrivacyRequest> for FileRequest {
     fn command(self, _: PrivacyRequestId, _: &Call) -> Result<PrivacyRequestCommand, Problem> {
         let Self { customer, kind, reason } = self;
         Ok(PrivacyRequestCommand::Receive { customer: customer.id()?, kind, reason })
-    }
-}
-
-/// Nothing more to say.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct Approve {}
-
-impl Intent<PrivacyRequest> for Approve {
-    fn example() -> Value {
-        json!({})
-    }
-
-    fn command(self, _: PrivacyRequestId, call: &Call) -> Result<PrivacyRequestCommand, Problem> {
-        Ok(PrivacyRequestCommand::Approve { delay: call.state.settings.erasure_delay })
-    }
-}
-
-/// Nothing more to say.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct Cancel {}
-
-impl Intent<PrivacyRequest> for Cancel {
-    fn example() -> Value {
-        json!({})
-    }
-
-    fn command(self, _: PrivacyRequestId, _: &Call) -> Result<PrivacyRequestCommand, Problem> {
-        Ok(PrivacyRequestCommand::Cancel)
     }
 }

@@ -17,6 +17,7 @@ use serde_json::{Map, Value};
 
 use crate::call::Call;
 use crate::extract::ids::Target;
+use crate::extract::query::Nothing;
 use crate::intent::Intent;
 use crate::operation::{Answer, Operation, RateClass};
 use crate::problem::{Problem, codes};
@@ -253,13 +254,35 @@ impl<A: Resource> Of<A> {
 
     /// `POST /things/{id}/verb`.
     pub fn act<I: Intent<A>>(&self, verb: &'static str, summary: &'static str, about: &'static str) -> Operation {
+        self.act_with::<I>(verb, summary, about, I::example)
+            .handled(|call| async move { write::act::<A, I>(&call).await })
+    }
+
+    fn act_with<B: JsonSchema>(
+        &self,
+        verb: &str,
+        summary: &'static str,
+        about: &'static str,
+        example: fn() -> Value,
+    ) -> Operation {
         Operation::command(Method::POST, format!("{}/{{id}}/{verb}", A::PATH), Self::name(verb), A::WRITE)
             .about(summary, about)
-            .body::<I>(I::example)
+            .body::<B>(example)
             .body_optional()
             .answers(schema::shown::<A>)
             .conditional()
-            .handled(|call| async move { write::act::<A, I>(&call).await })
+    }
+
+    /// `POST /things/{id}/verb`, where the verb says it all.
+    pub fn verb(
+        &self,
+        verb: &'static str,
+        summary: &'static str,
+        about: &'static str,
+        command: fn(&Call) -> A::Command,
+    ) -> Operation {
+        self.act_with::<Nothing>(verb, summary, about, || serde_json::json!({}))
+            .handled(move |call| async move { write::verb::<A>(&call, command).await })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use domain::TypedId;
 use eventstore::Until;
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use uuid::Uuid;
 
@@ -19,7 +19,13 @@ use crate::problem::Problem;
 #[serde(deny_unknown_fields)]
 pub(super) struct AsOf {
     /// A sequence, or a time of RFC 3339, which means the highest sequence recorded by then.
+    #[serde(default)]
+    #[schemars(schema_with = "as_of_schema")]
     as_of: Option<String>,
+}
+
+fn as_of_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "anyOf": [{ "type": "integer", "minimum": 0 }, { "type": "string", "format": "date-time" }] })
 }
 
 /// The newest version, never a stale one; or the one that stood at a moment.

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::{MAX_ITEMS, Resource, location, name_taken, receipt, refusal, shown_state};
 use crate::call::Call;
+use crate::extract::query::Nothing;
 use crate::intent::{Intent, resolve};
 use crate::operation::Answer;
 use crate::problem::Problem;
@@ -69,21 +70,36 @@ pub(super) async fn act<A: Resource, I: Intent<A>>(call: &Call) -> Result<Answer
     }
     let intent: I = strict::typed(call.body.clone())?;
     let id = call.target::<A>().await?;
-    execute_on::<A, I>(call, id, intent, keyed).await
+    let command = intent_on::<A, I>(call, id, intent).await?;
+    execute_on::<A>(call, id, command, keyed).await
 }
 
-async fn execute_on<A: Resource, I: Intent<A>>(
-    call: &Call,
-    id: A::Id,
-    mut intent: I,
-    keyed: Option<commands::Keyed>,
-) -> Result<Answer, Problem> {
+/// Carries a verb out that says it all.
+pub(super) async fn verb<A: Resource>(call: &Call, command: fn(&Call) -> A::Command) -> Result<Answer, Problem> {
+    let keyed = call.keyed(&call.body).await?;
+    if let Some(answer) = replay::<A>(call, keyed.as_ref()).await? {
+        return Ok(answer);
+    }
+    strict::typed::<Nothing>(call.body.clone())?;
+    let id = call.target::<A>().await?;
+    execute_on::<A>(call, id, command(call), keyed).await
+}
+
+async fn intent_on<A: Resource, I: Intent<A>>(call: &Call, id: A::Id, mut intent: I) -> Result<A::Command, Problem> {
     if let Some((_, problem)) = resolve::<A, I>(call, vec![(0, &mut intent)]).await?.into_iter().next() {
         return Err(problem);
     }
+    intent.command(id, call)
+}
+
+async fn execute_on<A: Resource>(
+    call: &Call,
+    id: A::Id,
+    command: A::Command,
+    keyed: Option<commands::Keyed>,
+) -> Result<Answer, Problem> {
     let mut context = call.command(None);
     context.idempotency = keyed;
-    let command = intent.command(id, call)?;
     let done = call.state.executor.execute::<A>(context, id, command).await;
     receipt::<A>(&done.map_err(|error| refusal::<A>(call, error))?)
 }
@@ -102,7 +118,8 @@ pub(super) async fn change<A: Resource, I: Intent<A>>(call: &Call) -> Result<Ans
     let mut seen = shown_state::<A>(id, &known)?;
     call.show(&mut seen).await?;
     let intent: I = strict::typed(Value::Object(changed::<A, I>(call.body.clone(), &seen)?))?;
-    execute_on::<A, I>(call, id, intent, keyed).await
+    let command = intent_on::<A, I>(call, id, intent).await?;
+    execute_on::<A>(call, id, command, keyed).await
 }
 
 /// The fields that differ from what the caller sees; one that can't be changed must not.
