@@ -48,7 +48,7 @@ pub(super) fn operations() -> Vec<Operation> {
         notes
             .change::<RewriteNote>("Rewrite a note", "What it said before stays in its history.")
             .refuses(&[ARCHIVED, codes::SUBJECT_ERASED]),
-        notes.act::<ArchiveNote>("archive", "Put a note away", "It can still be read."),
+        notes.verb("archive", "Put a note away", "It can still be read.", |_| NoteCommand::Archive),
     ]
 }
 
@@ -91,20 +91,5 @@ impl Intent<Note> for RewriteNote {
 
     fn command(self, _: NoteId, _: &Call) -> Result<NoteCommand, Problem> {
         Ok(NoteCommand::Rewrite { text: self.text })
-    }
-}
-
-/// Nothing more to say.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct ArchiveNote {}
-
-impl Intent<Note> for ArchiveNote {
-    fn example() -> Value {
-        json!({})
-    }
-
-    fn command(self, _: NoteId, _: &Call) -> Result<NoteCommand, Problem> {
-        Ok(NoteCommand::Archive)
     }
 }
