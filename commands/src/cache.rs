@@ -11,8 +11,8 @@ use moka::sync::Cache;
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
-/// How many streams are remembered; a state has about a kilobyte.
-const STREAMS: u64 = 50_000;
+/// How many streams are remembered; one takes about two kilobytes.
+const STREAMS: u64 = 20_000;
 
 type Slot = Arc<Mutex<Option<Box<dyn Any + Send + Sync>>>>;
 
