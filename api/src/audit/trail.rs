@@ -2,6 +2,7 @@
 
 use axum::http::Method;
 use domain::names::{self, AUDIT_READ};
+use domain::text::Line;
 use domain::{AnyId, TypedId};
 use projections::rows::AUDIT_ENTRIES;
 use projections::{AuditEntry, AuditFilter};
@@ -44,8 +45,7 @@ struct TrailQuery {
     #[schemars(schema_with = "any_id_schema")]
     actor: Option<AnyId>,
     /// What the action begins with: `order.` finds `order.placed` and `order.refunded`.
-    #[schemars(length(min = 1, max = 255))]
-    action: Option<String>,
+    action: Option<Line>,
     /// Only what happened to this resource: its id.
     #[serde(default)]
     #[schemars(schema_with = "any_id_schema")]
@@ -106,7 +106,7 @@ async fn list(call: Call) -> Result<Answer, Problem> {
     });
     let filter = AuditFilter {
         actor: query.actor.map(|actor| actor.to_string()),
-        action: query.action,
+        action: query.action.map(String::from),
         resource: resource.transpose()?,
         from: query.from.map(|moment| moment.0),
         to: query.to.map(|moment| moment.0),
