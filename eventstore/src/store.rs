@@ -68,7 +68,9 @@ impl EventStore {
             dsn.pool(Role::Writer, 2, &[("plan_cache_mode", "force_generic_plan"), ("statement_timeout", "30s")])?;
         let writing = dsn.pool(Role::Writer, 4, &[("statement_timeout", "30s")])?;
         let reading = dsn.pool(Role::Reader, config.readers, &[("statement_timeout", "120s")])?;
-        let tenants = TenantDb::new(dsn.pool(Role::Api, config.readers, &[("statement_timeout", "30s")])?);
+        // A plan is kept while tables grow under it: one that was made for a small table must not read a large one whole.
+        let by_index = [("statement_timeout", "30s"), ("enable_seqscan", "off")];
+        let tenants = TenantDb::new(dsn.pool(Role::Api, config.readers, &by_index)?);
         sqlx::query("SELECT turn_idempotency_days()").execute(&writing).await?;
         let tail = Tail::start(reading.clone(), config.poll).await?;
         let membership = Membership::join(writing.clone(), tail.clone(), &config.roles).await?;
