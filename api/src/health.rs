@@ -69,7 +69,11 @@ impl Health {
         let statuses = self.projections.as_ref().map(Projections::status).unwrap_or_default();
         let shown = |status: projections::ProjectorStatus| {
             let working = !matches!(status.state, ProjectorState::Retrying | ProjectorState::Paused);
-            (status.name, working, json!({ "state": status.state, "lag_events": status.lag_events, "lag_seconds": status.lag_seconds }))
+            (
+                status.name,
+                working,
+                json!({ "state": status.state, "lag_events": status.lag_events, "lag_seconds": status.lag_seconds }),
+            )
         };
         statuses.into_iter().map(shown).collect()
     }
