@@ -147,7 +147,7 @@ impl Executor {
         };
         if cc.if_match.is_some_and(|wanted| wanted != loaded.version) {
             return if current().await? {
-                Err(ExecuteError::VersionConflict { actual: loaded.version })
+                self.unless_answered(cc, ExecuteError::VersionConflict { actual: loaded.version }).await
             } else {
                 Ok(Attempt::Again)
             };
@@ -155,7 +155,7 @@ impl Executor {
         match loaded.state.decide(command.clone(), &cc.ctx) {
             Err(rule) => {
                 if current().await? {
-                    Err(ExecuteError::Rule(rule))
+                    self.unless_answered(cc, ExecuteError::Rule(rule)).await
                 } else {
                     Ok(Attempt::Again)
                 }
@@ -166,6 +166,18 @@ impl Executor {
             }
             Ok(events) => self.append(cc, id, command, loaded, events, wake).await,
         }
+    }
+
+    /// A refusal, unless a request with the same key was answered meanwhile by another process: then that answer. Its own
+    /// effect may be what forbids the repetition.
+    async fn unless_answered<A: Aggregate>(
+        &self,
+        cc: &CommandContext,
+        refusal: ExecuteError<A::Error>,
+    ) -> Result<Attempt<A>, ExecuteError<A::Error>> {
+        let Some(keyed) = &cc.idempotency else { return Err(refusal) };
+        let found = self.store.idempotency(cc.ctx.tenant.uuid(), &keyed.key, keyed.item).await?;
+        found.map_or(Err(refusal), |record| Ok(Attempt::Duplicate(record)))
     }
 
     async fn append<A: Aggregate>(
@@ -240,7 +252,7 @@ impl Executor {
                 Ok(Attempt::Committed(after, committed.sequence))
             }
             Err(AppendError::Conflict { actual, .. }) => match cc.if_match {
-                Some(_) => Err(ExecuteError::VersionConflict { actual }),
+                Some(_) => self.unless_answered(cc, ExecuteError::VersionConflict { actual }).await,
                 None => Ok(Attempt::Again),
             },
             Err(AppendError::SlotTaken(slot)) => {

@@ -7,12 +7,13 @@ use chrono::{DateTime, Utc};
 use domain::process::{ErasureProcess, Input, Process};
 use domain::{AnyId, Context, Event, SystemId, TenantId};
 use eventstore::{DueProcess, RecordedEvent, StoreError, bytes};
+use futures::StreamExt;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::clock;
-use crate::context::CommandContext;
+use crate::context::{CommandContext, ExecuteError};
 use crate::executor::Executor;
 use crate::vault::{HighWater, VaultError};
 
@@ -20,12 +21,19 @@ use crate::vault::{HighWater, VaultError};
 const TASK: &str = "processes";
 /// The kinds of process that are hosted.
 const KINDS: &[&str] = &[domain::names::ERASURE.name];
-/// How many events are heard at a time.
-const RANGE: i64 = 1_000;
+/// How many positions are looked through at a time.
+const RANGE: i64 = 10_000;
 /// How long to wait before asking again for the lead, for what failed, and for due processes that others scheduled.
 const PAUSE: Duration = Duration::from_millis(500);
-/// How often the idempotency tables of the next days are made.
-const HOUSEKEEPING: Duration = Duration::from_secs(3_600);
+/// The least time between two looks at the log: processes wait for moments and people, not for milliseconds.
+const PACE: Duration = Duration::from_millis(25);
+/// How often this process makes sure that it still leads, and its cursor is saved: a lost cursor means old news, which
+/// processes ignore.
+const LEASE: Duration = Duration::from_secs(1);
+/// How many processes do something at a time.
+const AT_A_TIME: usize = 16;
+/// How long a process waits when what it wants done can't be done yet, or when a step of it failed.
+const LATER_SECONDS: f64 = 2.0;
 /// How often the log's end is noted beside the keys.
 const HIGH_WATER: Duration = Duration::from_secs(5);
 
@@ -80,22 +88,32 @@ async fn lead(executor: &Executor, stop: &CancellationToken) -> Result<(), HostE
     let Some(mut leadership) = store.lead(TASK).await? else { return Ok(()) };
     let mut heard = store.process_cursor(TASK).await?;
     let (incarnation, _) = store.incarnation().await?;
-    let mut housekept = Instant::now();
+    let (mut leased, mut saved) = (Instant::now(), heard);
     let mut noted: Option<Instant> = None;
     while !stop.is_cancelled() {
-        leadership.confirm().await?;
-        heard = hear(executor, heard).await?;
-        let busy = work(executor).await?;
-        if housekept.elapsed() > HOUSEKEEPING {
-            store.turn_idempotency_days().await?;
-            housekept = Instant::now();
+        if leased.elapsed() > LEASE {
+            leadership.confirm().await?;
+            if heard > saved {
+                store.save_process_cursor(TASK, heard).await?;
+                saved = heard;
+            }
+            leased = Instant::now();
         }
+        // What can't be heard holds up no process that is under way.
+        match hear(executor, heard, stop).await {
+            Ok(position) => heard = position,
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, heard, "processes can't hear the log")
+            }
+        }
+        let busy = work(executor).await?;
         if noted.is_none_or(|at| at.elapsed() > HIGH_WATER) {
             let mark = HighWater { incarnation, position: heard };
             executor.vault().note_high_water(mark).await?;
             noted = Some(Instant::now());
         }
         if !busy {
+            stop.run_until_cancelled(tokio::time::sleep(PACE)).await;
             tokio::select! {
                 () = stop.cancelled() => {}
                 _ = store.tail().past(heard) => {}
@@ -110,21 +128,25 @@ async fn lead(executor: &Executor, stop: &CancellationToken) -> Result<(), HostE
 async fn until_due(executor: &Executor) -> Result<Duration, HostError> {
     let next = executor.store().next_due(KINDS).await?;
     let wait = next.map(|due| (due - clock::now()).to_std().unwrap_or_default());
-    // A due process that has just failed is not asked again at once.
     Ok(wait.unwrap_or(PAUSE).clamp(PAUSE / 20, PAUSE))
 }
 
 /// Lets the processes hear what was appended since; gives the last position heard.
-async fn hear(executor: &Executor, mut heard: i64) -> Result<i64, HostError> {
-    loop {
-        let events = executor.store().read_log(heard, RANGE).await?;
-        let Some(last) = events.last().map(|event| event.position) else { return Ok(heard) };
-        for event in &events {
-            tell::<ErasureProcess>(executor, event).await?;
+async fn hear(executor: &Executor, mut heard: i64, stop: &CancellationToken) -> Result<i64, HostError> {
+    let store = executor.store();
+    while heard < store.tail().position() && !stop.is_cancelled() {
+        let until = store.tail().position().min(heard + RANGE);
+        for event in store.read_log_of(heard, until, &interesting()).await? {
+            tell::<ErasureProcess>(executor, &event).await?;
         }
-        executor.store().save_process_cursor(TASK, last).await?;
-        heard = last;
+        heard = until;
     }
+    Ok(heard)
+}
+
+/// The types of events that any process listens to.
+fn interesting() -> Vec<&'static str> {
+    <ErasureProcess as Process>::Hears::TYPES.iter().map(|kind| kind.name).collect()
 }
 
 /// Tells one kind of process of an event that it is interested in.
@@ -136,56 +158,72 @@ async fn tell<P: Process>(executor: &Executor, event: &RecordedEvent) -> Result<
     cc.metadata.causation_id = Some(event.event_id.to_string());
     cc.metadata.correlation_id = event.metadata().correlation_id;
     let input = Input::Heard { sequence: event.sequence, stream: event.stream_id, event: decoded };
-    step::<P>(executor, cc, id, input).await
+    step::<P>(executor, cc, id, input).await.map(|_| ())
 }
 
 fn command(tenant: TenantId, name: &'static str) -> CommandContext {
     CommandContext::new(Context::new(tenant, actor(), clock::now()), name)
 }
 
-/// One step of a process: an append to its own stream, which also says when it is due next.
+/// One step of a process: an append to its own stream, which also says when it is due next. Whether it went on.
 async fn step<P: Process>(
     executor: &Executor,
     cc: CommandContext,
     id: P::Id,
     input: P::Command,
-) -> Result<(), HostError> {
+) -> Result<bool, HostError> {
     fn wake<P: Process>(state: &P, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         if state.pending().is_some() { Some(now) } else { state.wakes_at() }
     }
     match executor.execute_waking::<P>(cc, id, input, Some(wake::<P>)).await {
-        Ok(_) => Ok(()),
+        Ok(receipt) => {
+            if receipt.changed && receipt.loaded.state.failed() {
+                metrics::counter!("annals_processes_failed_total").increment(1);
+                tracing::error!(process = %id, "ALARM: a process can't go on by itself; somebody must look");
+            }
+            Ok(receipt.changed)
+        }
+        // Another host has taken this step: its outcome counts.
+        Err(ExecuteError::VersionConflict { .. }) => Ok(true),
         Err(error) => Err(HostError::Step { process: id.to_string(), why: error.to_string() }),
     }
 }
 
-/// Lets everybody who is due do one thing; whether anybody was.
+/// Lets everybody who is due do one thing; whether anybody did. One that can't waits, and holds nobody up.
 async fn work(executor: &Executor) -> Result<bool, HostError> {
     let due = executor.store().due_processes(KINDS, 100).await?;
-    let mut went_on = false;
-    for process in &due {
-        went_on |= wake_up::<ErasureProcess>(executor, process).await?;
+    let steps = due.into_iter().map(|process| attend(executor.clone(), process));
+    let went_on: Vec<_> = futures::stream::iter(steps).buffer_unordered(AT_A_TIME).collect().await;
+    Ok(went_on.into_iter().collect::<Result<Vec<_>, _>>()?.contains(&true))
+}
+
+/// Lets one process do one thing; whether it did.
+async fn attend(executor: Executor, process: DueProcess) -> Result<bool, HostError> {
+    let went_on = wake_up::<ErasureProcess>(&executor, &process).await.unwrap_or_else(|error| {
+        tracing::warn!(error = &error as &dyn std::error::Error, "a process waits");
+        false
+    });
+    if !went_on {
+        executor.store().postpone(&process, LATER_SECONDS).await?;
     }
     Ok(went_on)
 }
 
-/// Sends the pending command of a process, or tells it that its moment has come.
+/// Sends the pending command of a process, or tells it that its moment has come. Each step follows the version that it was
+/// decided on: a host that lost the lead meanwhile changes nothing.
 async fn wake_up<P: Process>(executor: &Executor, due: &DueProcess) -> Result<bool, HostError> {
     let tenant = TenantId::from(due.tenant);
     let id = P::Id::from(due.stream_id);
     let known = executor.load::<P>(tenant, id).await?;
+    let following = |name| CommandContext { if_match: Some(known.version), ..command(tenant, name) };
     let Some(send) = known.state.pending().cloned() else {
-        step::<P>(executor, command(tenant, "process.wake"), id, Input::Due).await?;
-        return Ok(true);
+        return step::<P>(executor, following("process.wake"), id, Input::Due).await;
     };
     let mut cc = command(tenant, "process.send");
     cc.process_command = Some(bytes::command_id(due.stream_id, known.version, 0));
     cc.metadata.causation_id = Some(format!("{id}:{}", known.version));
     match executor.settle(cc, send).await {
-        Ok(outcome) => {
-            step::<P>(executor, command(tenant, "process.settle"), id, Input::Settled(outcome)).await?;
-            Ok(true)
-        }
+        Ok(outcome) => step::<P>(executor, following("process.settle"), id, Input::Settled(outcome)).await,
         Err(_later) => Ok(false),
     }
 }

@@ -14,6 +14,9 @@ use crate::fold::Loaded;
 use crate::read::Until;
 use crate::store::{EventStore, StoreError, new_id};
 
+/// How many events of a stream are read at a time.
+const PAGE: i64 = 500;
+
 /// Our log, for one tenant and actor.
 #[derive(Debug)]
 pub struct CqrsStore {
@@ -51,11 +54,17 @@ impl<A: Aggregate> cqrs_es::EventStore<Adapted<A>> for CqrsStore {
 
     async fn load_events(&self, id: &str) -> Result<Vec<EventEnvelope<Adapted<A>>>, AggregateError<A::Error>> {
         let id: A::Id = id.parse().map_err(unexpected)?;
-        let events = self
-            .store
-            .read_stream(self.ctx.tenant.uuid(), id.uuid(), 0, Until::End, i64::MAX)
-            .await
-            .map_err(unexpected)?;
+        let mut events = Vec::new();
+        loop {
+            let after = events.last().map_or(0, |event: &crate::RecordedEvent| event.version);
+            let page = self.store.read_stream(self.ctx.tenant.uuid(), id.uuid(), after, Until::End, PAGE).await;
+            let page = page.map_err(unexpected)?;
+            let last = (page.len() as i64) < PAGE;
+            events.extend(page);
+            if last {
+                break;
+            }
+        }
         let envelope = |event: &crate::RecordedEvent| {
             let payload = event.decode::<A::Event>()?;
             Ok(payload.map(|payload| EventEnvelope {

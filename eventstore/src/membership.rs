@@ -17,6 +17,8 @@ use crate::tail::Tail;
 const RENEW: Duration = Duration::from_millis(250);
 /// How long a row is good for; the process itself stops `MARGIN` earlier.
 const GOOD_FOR: Duration = Duration::from_secs(5);
+/// How long the others are waited for; a row that nobody renews runs out before.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Covers the time between the process's clock reading and Postgres' own.
 const MARGIN: Duration = Duration::from_secs(1);
 
@@ -30,6 +32,7 @@ struct Row {
     id: Uuid,
     roles: String,
     pool: PgPool,
+    tail: Tail,
     begun: Instant,
     /// Milliseconds after `begun` until which the row is surely good.
     good_until: AtomicI64,
@@ -43,12 +46,13 @@ impl Membership {
             id: Uuid::now_v7(),
             roles: roles.to_owned(),
             pool,
+            tail,
             begun: Instant::now(),
             good_until: AtomicI64::new(0),
             left: Mutex::new(false),
         });
         // What is reported was known a whole tick ago: whoever was opening something then has finished.
-        let mut seen = tail.epoch();
+        let mut seen = row.tail.epoch();
         row.renew(seen).await?;
         let stop = CancellationToken::new();
         let member = Self { row: row.clone(), _renewer: Arc::new(stop.clone().drop_guard()) };
@@ -59,7 +63,7 @@ impl Membership {
                 if let Err(error) = row.renew(seen).await {
                     tracing::warn!(%error, "this process could not say that it is running");
                 }
-                seen = tail.epoch();
+                seen = row.tail.epoch();
             }
         });
         Ok(member)
@@ -70,6 +74,7 @@ impl Membership {
     }
 
     pub(crate) async fn all_have_seen(&self, epoch: i64) -> Result<(), StoreError> {
+        let begun = Instant::now();
         loop {
             let behind: i64 = sqlx::query_scalar(
                 "SELECT count(*) FROM running_processes WHERE epoch_seen < $1 AND expires_at > clock_timestamp()",
@@ -79,6 +84,9 @@ impl Membership {
             .await?;
             if behind == 0 {
                 return Ok(());
+            }
+            if begun.elapsed() > PATIENCE {
+                return Err(StoreError::NotSeen { epoch, behind });
             }
             tokio::time::sleep(RENEW / 5).await;
         }
@@ -115,6 +123,10 @@ impl Row {
         .bind(GOOD_FOR.as_secs_f64())
         .execute(&self.pool)
         .await?;
+        // A row that had run out let erasures go by: whoever opens from here on must know of them. In a statement of its
+        // own, for the one above may have an older snapshot.
+        let epoch = sqlx::query_scalar("SELECT epoch FROM log_head").fetch_one(&self.pool).await?;
+        self.tail.learn_epoch(epoch);
         self.good_until.store((asked + GOOD_FOR - MARGIN).as_millis() as i64, Ordering::SeqCst);
         Ok(())
     }

@@ -56,6 +56,20 @@ impl EventStore {
         Ok(rows.iter().map(row).collect::<Result<_, sqlx::Error>>()?)
     }
 
+    /// Lets a process wait: what it wants done can't be done yet.
+    pub async fn postpone(&self, process: &DueProcess, seconds: f64) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE process_work SET due_at = clock_timestamp() + make_interval(secs => $3)
+             WHERE tenant_id = $1 AND stream_id = $2 AND due_at IS NOT NULL",
+        )
+        .bind(process.tenant)
+        .bind(process.stream_id)
+        .bind(seconds)
+        .execute(&self.inner.writing)
+        .await?;
+        Ok(())
+    }
+
     /// When the next process of these kinds is due, if any waits.
     pub async fn next_due(&self, kinds: &[&str]) -> Result<Option<DateTime<Utc>>, StoreError> {
         let due = sqlx::query_scalar(

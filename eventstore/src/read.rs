@@ -41,6 +41,14 @@ impl EventStore {
         Ok(rows.iter().map(event).collect::<Result<_, _>>()?)
     }
 
+    /// Events of these types in a range of positions, `until` included, in order.
+    pub async fn read_log_of(&self, after: i64, until: i64, types: &[&str]) -> Result<Vec<RecordedEvent>, StoreError> {
+        let sql = format!("{EVENT} WHERE position > $1 AND position <= $2 AND event_type = ANY($3) ORDER BY position");
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(after).bind(until).bind(types);
+        let rows = query.fetch_all(&self.inner.reading).await?;
+        Ok(rows.iter().map(event).collect::<Result<_, _>>()?)
+    }
+
     /// Events of one stream after a version, in order, at most `limit`.
     pub async fn read_stream(
         &self,

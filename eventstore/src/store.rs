@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::PgPool;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
 use crate::append::{Append, AppendError, Committed};
@@ -31,6 +32,14 @@ pub enum StoreError {
     /// What the driver said.
     #[error("the event store does not answer")]
     Database(#[from] sqlx::Error),
+    /// Running processes have not seen an epoch in time.
+    #[error("{behind} running processes have not seen epoch {epoch}")]
+    NotSeen {
+        /// Which epoch.
+        epoch: i64,
+        /// How many of them.
+        behind: i64,
+    },
     /// An event that this binary can't read.
     #[error("an event can't be read")]
     Decode(#[from] domain::DecodeError),
@@ -51,6 +60,7 @@ pub(crate) struct Inner {
     pub(crate) tenants: TenantDb,
     pub(crate) tail: Tail,
     pub(crate) membership: Membership,
+    _housekeeping: DropGuard,
 }
 
 impl std::fmt::Debug for EventStore {
@@ -67,15 +77,22 @@ impl EventStore {
         let appending =
             dsn.pool(Role::Writer, 2, &[("plan_cache_mode", "force_generic_plan"), ("statement_timeout", "30s")])?;
         let writing = dsn.pool(Role::Writer, 4, &[("statement_timeout", "30s")])?;
-        let reading = dsn.pool(Role::Reader, config.readers, &[("statement_timeout", "120s")])?;
+        // Readers write the relay's cursor alone, and a lost one means that events are published twice.
+        let reading =
+            dsn.pool(Role::Reader, config.readers, &[("statement_timeout", "120s"), ("synchronous_commit", "off")])?;
         // A plan is kept while tables grow under it: one that was made for a small table must not read a large one whole.
         let by_index = [("statement_timeout", "30s"), ("enable_seqscan", "off")];
         let tenants = TenantDb::new(dsn.pool(Role::Api, config.readers, &by_index)?);
-        sqlx::query("SELECT turn_idempotency_days()").execute(&writing).await?;
+        turn_idempotency_days(&writing).await?;
         let tail = Tail::start(reading.clone(), config.poll).await?;
         let membership = Membership::join(writing.clone(), tail.clone(), &config.roles).await?;
+        let stop = CancellationToken::new();
+        tokio::spawn(keep_house(writing.clone(), stop.clone()));
+        let _housekeeping = stop.drop_guard();
         let writer = Writer::start(appending.clone(), tail.clone());
-        Ok(Self { inner: Arc::new(Inner { writer, appending, writing, reading, tenants, tail, membership }) })
+        Ok(Self {
+            inner: Arc::new(Inner { writer, appending, writing, reading, tenants, tail, membership, _housekeeping }),
+        })
     }
 
     /// Appends, in one commit with whatever else waits. On any error nothing is stored.
@@ -135,17 +152,26 @@ impl EventStore {
     /// Tries to become the only process of the house with that task. The lock is held as long as the guard lives and its
     /// connection does; `None` where another process has it.
     pub async fn lead(&self, task: &str) -> Result<Option<Leadership>, StoreError> {
-        let mut conn = self.inner.reading.acquire().await?.detach();
+        let mut conn = self.inner.reading.acquire().await?;
         let key = task_key(task);
-        let won: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock($1)").bind(key).fetch_one(&mut conn).await?;
-        Ok(won.then_some(Leadership { conn }))
+        let won: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock($1)").bind(key).fetch_one(&mut *conn).await?;
+        Ok(won.then(|| Leadership { conn: conn.detach() }))
     }
+}
 
-    /// Makes the idempotency tables of the next days and drops the old ones.
-    pub async fn turn_idempotency_days(&self) -> Result<(), StoreError> {
-        sqlx::query("SELECT turn_idempotency_days()").execute(&self.inner.writing).await?;
-        Ok(())
+/// Makes the idempotency tables of the next days and drops the old ones, in every process: keyed writes must not depend
+/// on any one of them.
+async fn keep_house(pool: PgPool, stop: CancellationToken) {
+    let mut hours = tokio::time::interval(Duration::from_secs(3_600));
+    while stop.run_until_cancelled(hours.tick()).await.is_some() {
+        if let Err(error) = turn_idempotency_days(&pool).await {
+            tracing::warn!(%error, "the idempotency tables of the next days could not be made yet");
+        }
     }
+}
+
+async fn turn_idempotency_days(pool: &PgPool) -> Result<(), sqlx::Error> {
+    sqlx::query("SELECT turn_idempotency_days()").execute(pool).await.map(|_| ())
 }
 
 /// Proof that this process alone has a task, as long as its connection lives.

@@ -27,6 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 struct Job {
     append: Append,
     reply: oneshot::Sender<Result<Committed, AppendError>>,
+    /// When it came: patience is the caller's, not the queue's.
+    begun: Instant,
 }
 
 /// The queue in front of the log.
@@ -55,7 +57,7 @@ impl Writer {
             return Err(AppendError::TooLarge { bytes: largest });
         }
         let (reply, answer) = oneshot::channel();
-        self.queue.try_send(Job { append, reply }).map_err(|_| AppendError::Unavailable)?;
+        self.queue.try_send(Job { append, reply, begun: Instant::now() }).map_err(|_| AppendError::Unavailable)?;
         answer.await.unwrap_or(Err(AppendError::Unavailable))
     }
 }
@@ -81,6 +83,8 @@ impl Worker {
         while let Some(jobs) = self.next_batch().await {
             metrics::histogram!("annals_append_batch_events")
                 .record(jobs.iter().map(|job| job.append.event_count()).sum::<usize>() as f64);
+            // Whoever has gone before the first attempt wants no effect any more, and will hear of none.
+            let jobs: Vec<_> = jobs.into_iter().filter(|job| !job.reply.is_closed()).collect();
             let epoch = self.tail.epoch();
             let (batch, alone): (Vec<_>, Vec<_>) = jobs
                 .into_iter()
@@ -162,7 +166,6 @@ impl Worker {
 
     /// Commits one append under the head's lock, told apart from all others; repeats it until its outcome is known.
     async fn commit_alone(&self, job: Job) {
-        let begun = Instant::now();
         let mut pause = Duration::from_millis(20);
         let result = loop {
             let attempt = async {
@@ -184,7 +187,7 @@ impl Worker {
             match attempt.await {
                 Ok(result) => break result,
                 Err(error) if is_data_error(&error) => break Err(AppendError::Refused(error.to_string())),
-                Err(error) if begun.elapsed() > PATIENCE => {
+                Err(error) if job.begun.elapsed() > PATIENCE => {
                     tracing::error!(%error, "an append could not be committed");
                     break Err(AppendError::Unavailable);
                 }
@@ -211,10 +214,14 @@ impl Worker {
     }
 }
 
-/// A key of the last minute of yesterday may still be on its way: in the first minute of a day look under the lock.
+/// The same key may be on its way to yesterday's table and to today's: around midnight look under the lock.
 fn near_midnight(append: &Append) -> bool {
     append.idempotency.is_some()
-        && append.streams.first().and_then(|s| s.events.first()).is_some_and(|e| uuid_minute(e.event_id) == 0)
+        && append
+            .streams
+            .first()
+            .and_then(|s| s.events.first())
+            .is_some_and(|e| matches!(uuid_minute(e.event_id), 0 | 1_439))
 }
 
 /// The minute of the day in which a UUIDv7 was made.

@@ -60,7 +60,7 @@ CREATE TABLE subjects (
     PRIMARY KEY (tenant_id, subject),
     CHECK ((ring IS NULL) = (slot IS NULL) AND (ring IS NOT NULL OR erased_at IS NOT NULL))
 );
-CREATE UNIQUE INDEX subjects_by_slot ON subjects (ring, slot);
+CREATE UNIQUE INDEX subjects_by_slot ON subjects (tenant_id, ring, slot);
 
 -- Commands of processes that were carried out: none is carried out twice.
 CREATE TABLE process_commands (

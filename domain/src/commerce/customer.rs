@@ -26,6 +26,8 @@ pub struct Customer {
     pub country: Option<Country>,
     /// The privacy request that the erasure follows from.
     pub erased_by: Option<PrivacyRequestId>,
+    /// Whether the person's keys are destroyed; until then the erasure is under way.
+    pub keys_destroyed: bool,
 }
 
 /// `none -> active -> erased`.
@@ -195,6 +197,7 @@ impl Aggregate for Customer {
             (S::Active, C::BeginErasure { request, .. }) => vec![E::ErasureBegun { request }],
             (S::Erased, C::BeginErasure { .. }) => vec![],
             (S::Active, C::CompleteErasure) => return Err(Error::ErasureNotBegun),
+            (S::Erased, C::CompleteErasure) if self.keys_destroyed => vec![],
             (S::Erased, C::CompleteErasure) => vec![E::Erased],
         })
     }
@@ -202,7 +205,7 @@ impl Aggregate for Customer {
     fn apply(&mut self, event: CustomerEvent) {
         match event {
             CustomerEvent::Created { external_id, name, email, country } => {
-                *self = Self { status: CustomerStatus::Active, external_id, name, email, country, erased_by: None };
+                *self = Self { status: CustomerStatus::Active, external_id, name, email, country, ..Self::default() };
             }
             CustomerEvent::Changed { name, email, country } => {
                 if let Some(name) = name {
@@ -222,7 +225,7 @@ impl Aggregate for Customer {
                 self.name = self.name.take().map(|_| Personal::erased());
                 self.email = self.email.take().map(|_| Personal::erased());
             }
-            CustomerEvent::Erased => {}
+            CustomerEvent::Erased => self.keys_destroyed = true,
         }
     }
 }
@@ -284,6 +287,7 @@ mod tests {
         given([created(), begun()]).when_refused(change_country(Some(None)), CustomerError::Erased);
         given([created()]).when_refused(CustomerCommand::CompleteErasure, CustomerError::ErasureNotBegun);
         given([created(), begun()]).when_then(CustomerCommand::CompleteErasure, [CustomerEvent::Erased]);
+        given([created(), begun(), CustomerEvent::Erased]).when_then(CustomerCommand::CompleteErasure, []);
     }
 
     #[test]

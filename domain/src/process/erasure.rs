@@ -183,6 +183,10 @@ impl Process for ErasureProcess {
         self.pending.as_ref()
     }
 
+    fn failed(&self) -> bool {
+        self.phase == ErasurePhase::Failed
+    }
+
     fn wakes_at(&self) -> Option<DateTime<Utc>> {
         self.wait_until.filter(|_| self.phase == ErasurePhase::Waiting)
     }

@@ -98,6 +98,9 @@ pub trait Process: Aggregate<Command = Input<Self::Hears>> {
     /// The command that is still without an outcome.
     fn pending(&self) -> Option<&Send>;
 
+    /// Whether it can't go on by itself: somebody must look.
+    fn failed(&self) -> bool;
+
     /// The moment that it waits for, when no command is pending.
     fn wakes_at(&self) -> Option<DateTime<Utc>>;
 }
