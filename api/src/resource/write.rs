@@ -156,7 +156,8 @@ pub(super) async fn batch<A: Resource, I: Intent<A>>(call: &Call) -> Result<Answ
         keys.push(keyed);
     }
     replay_items::<A>(call, &keys, &mut outcomes).await?;
-    let intents = intents::<A, I>(call, items, &mut outcomes).await?;
+    let keyed = keys.iter().any(Option::is_some);
+    let intents = intents::<A, I>(call, items, keyed, &mut outcomes).await?;
     let mut work: Vec<BoxFuture<'_, (usize, Item<A>)>> = Vec::with_capacity(intents.len());
     for (index, intent) in intents {
         let keyed = keys[index].take();
@@ -225,10 +226,12 @@ async fn replay_items<A: Resource>(
     Ok(())
 }
 
-/// The items that are left, typed, with their references looked up; those whose name is taken already are told at once.
+/// The items that are left, typed, with their references looked up; without a key, those whose name is taken already are
+/// told at once.
 async fn intents<A: Resource, I: Intent<A>>(
     call: &Call,
     items: Vec<Value>,
+    keyed: bool,
     outcomes: &mut [Option<Item<A>>],
 ) -> Result<Vec<(usize, I)>, Problem> {
     let mut intents = Vec::with_capacity(items.len());
@@ -244,7 +247,8 @@ async fn intents<A: Resource, I: Intent<A>>(
     for (index, problem) in resolve::<A, I>(call, references).await? {
         outcomes[index] = Some(Err(problem));
     }
-    let taken = taken::<A, I>(call, &intents).await?;
+    // Under a key a name may be taken by the first request itself, which goes on meanwhile: only the executor can tell.
+    let taken = if keyed { HashMap::new() } else { taken::<A, I>(call, &intents).await? };
     for (index, intent) in &intents {
         if let Some(holder) = intent.external_id().and_then(|name| taken.get(name))
             && outcomes[*index].is_none()
