@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use chrono::TimeDelta;
 use commands::vault::{RootKey, RootKeyError};
 use eventstore::{Credentials, Role, WriteDsn};
-use projections::KafkaConfig;
+use projections::{KafkaConfig, chain};
 use secrecy::{ExposeSecret, SecretString};
 use tracing_subscriber::EnvFilter;
 
@@ -211,18 +211,6 @@ impl Reader<'_> {
         }
         from
     }
-}
-
-/// An error and what stands behind it, in one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }
 
 impl Config {

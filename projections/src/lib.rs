@@ -24,7 +24,7 @@ pub use feed::relay::{Relay, RelayStatus};
 pub use projector::{ProjectError, Projector};
 pub use read_models::{Behind, ReadError, ReadModels, ReadPoint};
 pub use rows::{AuditEntry, AuditFilter, EventTypeCount};
-pub use running::{Projections, ProjectorState, ProjectorStatus};
+pub use running::{Projections, ProjectorState, ProjectorStatus, chain};
 
 #[cfg(test)]
 mod bench;

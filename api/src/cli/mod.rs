@@ -10,9 +10,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use domain::TenantId;
+use projections::chain;
 
 use crate::app::{App, RunningApp};
-use crate::config::{Config, Roles, SETTINGS, chain};
+use crate::config::{Config, Roles, SETTINGS};
 use crate::telemetry;
 
 use writer::{err, out};
