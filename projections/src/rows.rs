@@ -24,8 +24,8 @@ pub struct AuditFilter {
     pub actor: Option<String>,
     /// What the action begins with: `order.` finds all of `order.placed`.
     pub action: Option<String>,
-    /// The UUID of the resource.
-    pub resource: Option<Uuid>,
+    /// The resource: the type of its stream, and its UUID.
+    pub resource: Option<(&'static str, Uuid)>,
     /// Recorded at this moment or later.
     pub from: Option<DateTime<Utc>>,
     /// Recorded before this moment.
@@ -93,8 +93,8 @@ impl ReadModels {
             query.push(" AND action ~>=~ ").push_bind(prefix);
             query.push(" AND action ~<~ ").push_bind(format!("{prefix}\u{10FFFF}"));
         }
-        if let Some(resource) = filter.resource {
-            query.push(" AND stream_id = ").push_bind(resource);
+        if let Some((kind, id)) = filter.resource {
+            query.push(" AND stream_id = ").push_bind(id).push(" AND stream_type = ").push_bind(kind);
         }
         if let Some(from) = filter.from {
             query.push(" AND recorded_at >= ").push_bind(from);

@@ -131,9 +131,14 @@ async fn list(call: Call) -> Result<Answer, Problem> {
     }
     let place = number_place(call.cursor().await?)?;
     let head = call.head().await?;
+    let kind = stream.as_ref().map(|id| match names::stream_type_of_prefix(id.prefix()) {
+        Some(kind) => Ok(kind.name),
+        None => Err(Problem::field("?stream", "must be the id of a resource, such as ord_…")),
+    });
+    let kind = kind.transpose()?;
     let filter = EventFilter { event_type, stream: stream.map(|id| id.uuid()) };
     let begin = place.or(after).unwrap_or(0);
-    let (events, stands) = search(&call, begin, head, &filter).await?;
+    let (events, stands) = search(&call, begin, head, &filter, kind).await?;
     let more = stands < head;
     let next = if more { Some(call.next_cursor(&stands.to_be_bytes()).await?) } else { None };
     let data: Vec<Value> = events.iter().map(shown_event).collect();
@@ -141,12 +146,14 @@ async fn list(call: Call) -> Result<Answer, Problem> {
     Ok(Answer::new(body).has_seen(head, 0.0))
 }
 
-/// At most a page of events after `begin`, and the sequence up to which was searched.
+/// At most a page of events after `begin`, of streams of that type if one is named, and the sequence up to which was
+/// searched.
 async fn search(
     call: &Call,
     begin: i64,
     head: i64,
     filter: &EventFilter,
+    kind: Option<&str>,
 ) -> Result<(Vec<RecordedEvent>, i64), Problem> {
     let store = call.state.executor.store();
     let mut events = Vec::new();
@@ -160,8 +167,8 @@ async fn search(
             Some(last) if full => last.sequence,
             _ => stands + span,
         };
-        events.extend(found);
-        if full {
+        events.extend(found.into_iter().filter(|event| kind.is_none_or(|kind| event.stream_type == kind)));
+        if events.len() == call.page.limit {
             break;
         }
     }

@@ -101,7 +101,7 @@ async fn list(call: Call) -> Result<Answer, Problem> {
     let query: TrailQuery = call.query.clone().typed()?;
     let before = number_place(call.cursor().await?)?;
     let resource = query.resource.map(|id| match names::stream_type_of_prefix(id.prefix()) {
-        Some(_) => Ok(id.uuid()),
+        Some(kind) => Ok((kind.name, id.uuid())),
         None => Err(Problem::field("?resource", "must be the id of a resource, such as ord_…")),
     });
     let filter = AuditFilter {
