@@ -124,13 +124,14 @@ impl App {
             None
         };
         let host = roles.work.then(|| ProcessHost::start(executor.clone(), stops.host.clone()));
-        let health = Health::new(executor.clone(), config.kafka.clone(), relay.clone(), projections.clone());
         let models = ReadModels::connect(&config.read, READERS)?;
         // Who waits for a write hears of its rows at once where the projectors run in this process too.
         let models = match &projections {
             Some(projections) => models.hearing(projections),
             None => models,
         };
+        let (kafka, runs) = (config.kafka.clone(), projections.clone());
+        let health = Health::new(executor.clone(), models.clone(), kafka, relay.clone(), runs);
         let settings = Settings { erasure_delay: config.erasure_delay };
         let metrics = telemetry::start_metrics()?;
         let state = Arc::new(State::new(executor.clone(), models, settings, health, metrics));

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use commands::Executor;
-use projections::{KafkaConfig, Projections, ProjectorState, Relay};
+use projections::{KafkaConfig, Projections, ProjectorState, ReadModels, Relay};
 use serde_json::{Map, Value, json};
 
 /// How long a dependency may take to answer.
@@ -12,6 +12,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// What is asked for health.
 pub struct Health {
     executor: Executor,
+    models: ReadModels,
     kafka: Option<KafkaConfig>,
     relay: Option<Relay>,
     projections: Option<Projections>,
@@ -21,20 +22,27 @@ impl Health {
     /// Over the parts that this process runs.
     pub fn new(
         executor: Executor,
+        models: ReadModels,
         kafka: Option<KafkaConfig>,
         relay: Option<Relay>,
         projections: Option<Projections>,
     ) -> Self {
-        Self { executor, kafka, relay, projections }
+        Self { executor, models, kafka, relay, projections }
     }
 
-    /// Whether all that requests need is there, and what is known of each part. Without Kafka, or with a projector that
-    /// fails, a process is degraded and still ready: commands and reads by id go on, lists lag.
+    /// Whether all that requests need is there, and what is known of each part. Without Kafka, without the
+    /// read models' database, or with a projector that fails, a process is degraded and still ready: commands and reads
+    /// by id go on, lists lag.
     pub async fn ready(&self) -> (bool, Value) {
         let mut checks = Map::new();
-        let postgres = tokio::time::timeout(PATIENCE, self.executor.store().ping()).await;
+        let (postgres, positions) = tokio::join!(
+            tokio::time::timeout(PATIENCE, self.executor.store().ping()),
+            tokio::time::timeout(PATIENCE, self.models.positions()),
+        );
         let postgres = matches!(postgres, Ok(Ok(())));
+        let positions = positions.ok().and_then(Result::ok);
         checks.insert("postgres".into(), status(postgres));
+        checks.insert("read_models".into(), status(positions.is_some()));
         let keys = self.executor.store().may_open();
         checks.insert("keys".into(), status(keys));
         let kafka = match &self.kafka {
@@ -49,14 +57,21 @@ impl Health {
             let relay = relay.status();
             checks.insert("relay".into(), json!({ "leading": relay.leading, "lag_events": relay.lag_events }));
         }
-        let projectors = self.projectors();
-        let working = projectors.iter().all(|(_, working, _)| *working);
-        let shown = projectors.into_iter().map(|(name, _, shown)| (name.to_owned(), shown)).collect::<Map<_, _>>();
-        if !shown.is_empty() {
-            checks.insert("projectors".into(), Value::Object(shown));
+        let feed = self.projections.as_ref().and_then(Projections::feed_error);
+        let fed = feed.is_none();
+        if let Some(error) = feed {
+            checks.insert("feed".into(), json!({ "status": "down", "error": error }));
+        }
+        let read_models = positions.is_some();
+        let (working, projectors) = match &self.projections {
+            Some(projections) => ours(projections),
+            None => (true, self.elsewhere(positions.unwrap_or_default())),
+        };
+        if !projectors.is_empty() {
+            checks.insert("projectors".into(), Value::Object(projectors));
         }
         let ready = postgres && keys;
-        let status = match (ready, kafka && working) {
+        let status = match (ready, kafka && fed && read_models && working) {
             (true, true) => "ready",
             (true, false) => "degraded",
             (false, _) => "unready",
@@ -64,19 +79,24 @@ impl Health {
         (ready, json!({ "status": status, "checks": checks }))
     }
 
-    /// Each projector: its name, whether it works, and what is told of it.
-    fn projectors(&self) -> Vec<(&'static str, bool, Value)> {
-        let statuses = self.projections.as_ref().map(Projections::status).unwrap_or_default();
-        let shown = |status: projections::ProjectorStatus| {
-            let working = !matches!(status.state, ProjectorState::Retrying | ProjectorState::Paused);
-            (
-                status.name,
-                working,
-                json!({ "state": status.state, "lag_events": status.lag_events, "lag_seconds": status.lag_seconds }),
-            )
-        };
-        statuses.into_iter().map(shown).collect()
+    /// The projectors of other processes, by what those have stored.
+    fn elsewhere(&self, positions: Vec<(String, i64)>) -> Map<String, Value> {
+        let end = self.executor.store().tail().position();
+        let lag = |(name, position): (String, i64)| (name, json!({ "lag_events": (end - position).max(0) }));
+        positions.into_iter().map(lag).collect()
     }
+}
+
+/// Whether every projector of this process works, and what is told of each.
+fn ours(projections: &Projections) -> (bool, Map<String, Value>) {
+    let statuses = projections.status();
+    let working =
+        statuses.iter().all(|status| !matches!(status.state, ProjectorState::Retrying | ProjectorState::Paused));
+    let shown = statuses.into_iter().map(|status| {
+        let (events, seconds) = (status.lag_events, status.lag_seconds);
+        (status.name.to_owned(), json!({ "state": status.state, "lag_events": events, "lag_seconds": seconds }))
+    });
+    (working, shown.collect())
 }
 
 fn status(well: bool) -> Value {

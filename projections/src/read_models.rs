@@ -115,6 +115,21 @@ impl ReadModels {
         self
     }
 
+    /// How far each projector has come in the log, whichever process runs it: by name, the highest position of which
+    /// its rows are known to be made.
+    pub async fn positions(&self) -> Result<Vec<(String, i64)>, ReadError> {
+        let mut tx = self.begin(Uuid::nil()).await?;
+        let positions = sqlx::query_as(
+            "SELECT g.projector, coalesce(max(c.position), 0) FROM projection_generations g
+             LEFT JOIN projection_checkpoints c USING (projector, generation)
+             WHERE g.status = 'active' GROUP BY 1 ORDER BY 1",
+        )
+        .fetch_all(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(positions)
+    }
+
     /// How far a projector has come for a tenant.
     pub async fn point(&self, projector: &str, tenant: Uuid) -> Result<ReadPoint, ReadError> {
         let mut tx = self.begin(tenant).await?;
