@@ -160,7 +160,11 @@ impl Call {
             ReadError::TooManyPeriods { most } => {
                 Problem::field("interval", format!("gives more than {most} periods; narrow the range or widen it"))
             }
-            ReadError::UnknownColumn(_) | ReadError::SumTooLarge | ReadError::Malformed(_) => Problem::internal(&error),
+            ReadError::SumTooLarge => {
+                let detail = format!("takes in amounts that come to more than {}; narrow the range", i64::MAX);
+                Problem::field("from", detail)
+            }
+            ReadError::UnknownColumn(_) | ReadError::Malformed(_) => Problem::internal(&error),
             ReadError::Database(_) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "the read models failed a request");
                 Problem::unavailable()

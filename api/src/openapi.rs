@@ -33,7 +33,7 @@ const ABOUT: &str = "Every change is an event that is stored once, in order, for
     * A write answers `Annals-Sequence`; a read that sends it as `Annals-Min-Sequence` has seen that write.\n\
     * `{id}` takes our ids (`cus_…`) and `ext:` with the `external_id` that you gave at creation.\n\
     * Personal fields are null without the scope `personal:read`, and for good once a person was erased.\n\
-    * Every POST takes an `Idempotency-Key`; where money moves it must have one.\n\
+    * What changes something takes an `Idempotency-Key`, and must have one where money moves; queries take none.\n\
     * Errors are problems (RFC 9457): branch on `code`, show `detail`, quote `request_id`.\n\
     * Fields and words of enumerations may be added to answers at any time.";
 

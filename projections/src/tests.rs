@@ -109,6 +109,35 @@ async fn reports_show_each_period_in_its_zone_and_move_a_customer_whose_earlier_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sum_beyond_64_bits_is_told_and_a_narrower_range_has_one() {
+    let Some(house) = House::open().await else { return };
+    let projections = house.project();
+    let (tenant, customer) = (new_id(), new_id());
+    let most = money(domain::money::MAX_AMOUNT, "USD");
+    let streams = (0..1_025).map(|n| {
+        let day = if n < 1_000 { "1997-01-05T10:00:00Z" } else { "1997-01-06T10:00:00Z" };
+        placed(new_id(), customer, at(day), most)
+    });
+    let last = house.append(tenant, streams.collect()).await;
+    house.seen(ANALYTICS_SALES, tenant, last).await;
+
+    let month = range(Interval::Month, "1997-01-01T00:00:00Z", "1997-02-01T00:00:00Z", "UTC");
+    assert!(matches!(house.reads.revenue(tenant, &month).await, Err(ReadError::SumTooLarge)));
+    let cohorts = house.reads.cohorts(tenant, &month, at("1997-02-01T00:00:00Z")).await;
+    assert!(matches!(cohorts, Err(ReadError::SumTooLarge)));
+    assert!(matches!(house.reads.kpis(tenant).await, Err(ReadError::SumTooLarge)));
+    let day = range(Interval::Day, "1997-01-05T00:00:00Z", "1997-01-06T00:00:00Z", "UTC");
+    let narrower = house.reads.revenue(tenant, &day).await.unwrap();
+    assert_eq!(narrower.periods[0].order_revenue.amount, 1_000 * most.amount);
+    let positions = house.reads.positions().await.unwrap();
+    assert!(positions.contains(&(ANALYTICS_SALES.to_owned(), house.store.tail().position())), "{positions:?}");
+    house.stop.cancel();
+    projections.stopped().await;
+    drop(projections);
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn documents_and_the_trail_are_listed_by_what_they_declare() {
     let Some(house) = House::open().await else { return };
     let projections = house.project();
@@ -148,7 +177,9 @@ async fn documents_and_the_trail_are_listed_by_what_they_declare() {
     let placed = audit(AuditFilter { action: Some("order.pl".into()), ..AuditFilter::default() }).await;
     assert_eq!(placed.len(), 5);
     assert!(audit(AuditFilter { action: Some("order.pl%".into()), ..AuditFilter::default() }).await.is_empty());
-    let of_one = audit(AuditFilter { resource: Some(refunded[0].id), ..AuditFilter::default() }).await;
+    let of = |kind: &'static str| AuditFilter { resource: Some((kind, refunded[0].id)), ..AuditFilter::default() };
+    assert!(audit(of(names::CUSTOMER.name)).await.is_empty(), "the same UUID with another type is another resource");
+    let of_one = audit(of(names::ORDER.name)).await;
     assert_eq!(
         of_one.iter().map(|entry| entry.action.as_str()).collect::<Vec<_>>(),
         ["order.refunded", "order.placed"]

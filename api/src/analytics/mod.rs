@@ -4,12 +4,12 @@ use axum::http::Method;
 use chrono::{DateTime, Utc};
 use domain::TypedId;
 use domain::names::ANALYTICS_READ;
-use projections::ReadPoint;
-use projections::analytics::cohorts::Cohort;
-use projections::analytics::kpis::Kpis;
-use projections::analytics::revenue::RevenuePeriod;
+use projections::analytics::cohorts::{self, Cohort};
+use projections::analytics::kpis::{self, Kpis};
+use projections::analytics::revenue::{self, RevenuePeriod};
 use projections::analytics::sales::ANALYTICS_SALES;
 use projections::analytics::{Interval, Range};
+use projections::{ReadError, ReadPoint};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -17,9 +17,16 @@ use serde_json::{Map, Value, json};
 use crate::call::Call;
 use crate::extract::ids::Moment;
 use crate::operation::{Answer, Operation, RateClass};
-use crate::problem::Problem;
+use crate::problem::{Code, Problem};
 use crate::resource::to_json;
 use crate::strict;
+
+const FIGURE_TOO_LARGE: Code = Code::rule(
+    "figure-too-large",
+    "A figure is too large",
+    "The amounts in one currency come to more than 9223372036854775807 minor units. `/analytics/revenue` gives them period \
+     by period.",
+);
 
 /// The operations of the context.
 pub fn operations() -> Vec<Operation> {
@@ -44,6 +51,7 @@ pub fn operations() -> Vec<Operation> {
         Operation::query(Method::GET, "/analytics/kpis", "analytics.kpis.get", ANALYTICS_READ)
             .about("Key figures, each with the sequence that it stands at", "")
             .rate(RateClass::Report)
+            .refuses(&[FIGURE_TOO_LARGE])
             .answers(report::<Kpis>)
             .handled(kpis),
     ]
@@ -142,7 +150,8 @@ async fn revenue(call: Call) -> Result<Answer, Problem> {
     let revenue = call.state.models.revenue(call.tenant().uuid(), &range).await;
     let revenue = revenue.map_err(|error| call.behind(error).within("?"))?;
     let sequence = revenue.sequence;
-    Ok(answer("revenue", to_json(Revenue { data: revenue.periods }), sequence, parameters(&range), seen))
+    let report = to_json(Revenue { data: revenue.periods });
+    Ok(answer("revenue", report, sequence, parameters(&range), revenue::fold(), seen))
 }
 
 async fn cohorts(call: Call) -> Result<Answer, Problem> {
@@ -159,15 +168,20 @@ async fn cohorts(call: Call) -> Result<Answer, Problem> {
     let sequence = cohorts.sequence;
     let mut parameters = parameters(&range);
     parameters.insert("metric".into(), to_json(metric));
-    Ok(answer("cohort_analysis", to_json(CohortAnalysis { cohorts: cohorts.cohorts }), sequence, parameters, seen))
+    let report = to_json(CohortAnalysis { cohorts: cohorts.cohorts });
+    Ok(answer("cohort_analysis", report, sequence, parameters, cohorts::fold(), seen))
 }
 
 async fn kpis(call: Call) -> Result<Answer, Problem> {
     call.query.clone().typed::<crate::extract::query::Nothing>()?;
     let seen = call.await_model(ANALYTICS_SALES).await?;
-    let kpis = call.state.models.kpis(call.tenant().uuid()).await.map_err(|error| call.behind(error))?;
+    let kpis = call.state.models.kpis(call.tenant().uuid()).await.map_err(|error| match error {
+        // There is no range that could be narrowed.
+        ReadError::SumTooLarge => Problem::of(FIGURE_TOO_LARGE),
+        error => call.behind(error),
+    })?;
     let sequence = kpis.orders.sequence;
-    Ok(answer("kpis", to_json(kpis), sequence, Map::new(), seen))
+    Ok(answer("kpis", to_json(kpis), sequence, Map::new(), kpis::fold(), seen))
 }
 
 fn parameters(range: &Range) -> Map<String, Value> {
@@ -186,6 +200,7 @@ fn answer(
     report: Value,
     sequence: i64,
     parameters: Map<String, Value>,
+    fold: String,
     (point, age): (ReadPoint, f64),
 ) -> Answer {
     let mut body = Map::new();
@@ -194,7 +209,8 @@ fn answer(
         body.extend(report);
     }
     let version = env!("CARGO_PKG_VERSION");
-    body.insert("manifest".into(), json!({ "sequence": sequence, "parameters": parameters, "version": version }));
+    let manifest = json!({ "sequence": sequence, "parameters": parameters, "fold": fold, "version": version });
+    body.insert("manifest".into(), manifest);
     Answer::new(Value::Object(body)).has_seen(sequence.max(point.sequence), age)
 }
 
@@ -207,11 +223,17 @@ fn report<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
             "type": "object",
             "description": "What the report was made of, and by what.",
             "properties": {
-                "sequence": { "type": "integer" },
-                "parameters": { "type": "object" },
-                "version": { "type": "string" },
+                "sequence": { "type": "integer", "description": "The tenant's sequence that the figures stand at." },
+                "parameters": { "type": "object", "description": "What was asked for, defaults filled in." },
+                "fold": {
+                    "type": "string",
+                    "pattern": "^[0-9a-f]{32}$",
+                    "description": "A hash of how the figures are made of events. Where it differs, so may the figures, of \
+                                    the same events.",
+                },
+                "version": { "type": "string", "description": "The version of the program." },
             },
-            "required": ["sequence", "parameters", "version"],
+            "required": ["sequence", "parameters", "fold", "version"],
         });
         fields.insert("manifest".into(), manifest);
     }

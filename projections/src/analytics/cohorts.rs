@@ -9,7 +9,7 @@ use sqlx::{AssertSqlSafe, PgConnection};
 use uuid::Uuid;
 
 use super::sales::ANALYTICS_SALES;
-use super::{Amount, Range, currency};
+use super::{Amount, Range, currency, fold_of};
 use crate::read_models::{ReadError, ReadModels, active};
 
 /// Customers by the period of their first order.
@@ -49,6 +49,14 @@ pub struct CohortCell {
     pub complete: bool,
 }
 
+/// Raised whenever the same rows would give other figures.
+const REVISION: i32 = 1;
+
+/// How the report is made, as a hash.
+pub fn fold() -> String {
+    fold_of(REVISION, &[&periods_sql(), &cohorts_sql()])
+}
+
 /// The most periods that the report may span: 33 years of months, 7 of weeks. Its cells grow with their square.
 const MOST_PERIODS: i32 = 400;
 
@@ -85,20 +93,7 @@ impl ReadModels {
         end: DateTime<Utc>,
         conn: &mut PgConnection,
     ) -> Result<Vec<Period>, ReadError> {
-        let sql = format!(
-            "WITH cohorts AS (
-                SELECT date_trunc($4, min(first_order_at) AT TIME ZONE $5) AS first FROM analytics_customers
-                WHERE generation = {} AND tenant_id = $1
-                    AND first_order_at >= coalesce($2, '-infinity'::timestamptz) AND first_order_at < $3
-            )
-            SELECT to_char(period, $7) AS label, (period + $6::interval) AT TIME ZONE $5 <= $3 AS complete
-            FROM cohorts, generate_series(cohorts.first, least(
-                date_trunc($4, ($3 - interval '1 microsecond') AT TIME ZONE $5),
-                cohorts.first + $8 * $6::interval), $6::interval) AS period
-            ORDER BY period",
-            active(ANALYTICS_SALES)
-        );
-        let periods = sqlx::query_as(AssertSqlSafe(sql))
+        let periods = sqlx::query_as(AssertSqlSafe(periods_sql()))
             .bind(tenant)
             .bind(range.from)
             .bind(end)
@@ -129,6 +124,23 @@ struct Figures {
     customers: i64,
     orders: i64,
     revenue: i64,
+}
+
+/// Every period from the first cohort's on.
+fn periods_sql() -> String {
+    format!(
+        "WITH cohorts AS (
+            SELECT date_trunc($4, min(first_order_at) AT TIME ZONE $5) AS first FROM analytics_customers
+            WHERE generation = {} AND tenant_id = $1
+                AND first_order_at >= coalesce($2, '-infinity'::timestamptz) AND first_order_at < $3
+        )
+        SELECT to_char(period, $7) AS label, (period + $6::interval) AT TIME ZONE $5 <= $3 AS complete
+        FROM cohorts, generate_series(cohorts.first, least(
+            date_trunc($4, ($3 - interval '1 microsecond') AT TIME ZONE $5),
+            cohorts.first + $8 * $6::interval), $6::interval) AS period
+        ORDER BY period",
+        active(ANALYTICS_SALES)
+    )
 }
 
 /// One pass over the orders comes down to a row for each customer, period and currency; the figures are made of those.

@@ -8,7 +8,7 @@ use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
 use super::sales::ANALYTICS_SALES;
-use super::{Amount, currency};
+use super::{Amount, currency, fold_of};
 use crate::read_models::{ReadError, ReadModels, active};
 
 /// A figure and where it stands.
@@ -37,28 +37,39 @@ pub struct Kpis {
     pub repeat_rate: Kpi<Option<f64>>,
 }
 
+/// Raised whenever the same rows would give other figures.
+const REVISION: i32 = 1;
+
+/// How the figures are made, as a hash.
+pub fn fold() -> String {
+    fold_of(REVISION, &[&customers_sql(), &sums_sql()])
+}
+
+fn customers_sql() -> String {
+    format!(
+        "SELECT count(*), count(*) FILTER (WHERE orders >= 1), count(*) FILTER (WHERE orders >= 2)
+         FROM analytics_customers WHERE generation = {} AND tenant_id = $1",
+        active(ANALYTICS_SALES)
+    )
+}
+
+fn sums_sql() -> String {
+    format!(
+        "SELECT currency, count(*) FILTER (WHERE kind = 'order') AS orders,
+            coalesce(sum(amount) FILTER (WHERE kind = 'order'), 0)::bigint AS revenue,
+            coalesce(sum(amount) FILTER (WHERE kind = 'refund'), 0)::bigint AS refunds
+         FROM analytics_sales WHERE generation = {} AND tenant_id = $1 GROUP BY currency ORDER BY currency",
+        active(ANALYTICS_SALES)
+    )
+}
+
 impl ReadModels {
     /// The key figures of a tenant.
     pub async fn kpis(&self, tenant: Uuid) -> Result<Kpis, ReadError> {
         let (mut tx, sequence) = self.snapshot(ANALYTICS_SALES, tenant).await?;
-        let (customers, buyers, repeaters): (i64, i64, i64) = sqlx::query_as(AssertSqlSafe(format!(
-            "SELECT count(*), count(*) FILTER (WHERE orders >= 1), count(*) FILTER (WHERE orders >= 2)
-             FROM analytics_customers WHERE generation = {} AND tenant_id = $1",
-            active(ANALYTICS_SALES)
-        )))
-        .bind(tenant)
-        .fetch_one(&mut *tx)
-        .await?;
-        let sums: Vec<Sums> = sqlx::query_as(AssertSqlSafe(format!(
-            "SELECT currency, count(*) FILTER (WHERE kind = 'order') AS orders,
-                coalesce(sum(amount) FILTER (WHERE kind = 'order'), 0)::bigint AS revenue,
-                coalesce(sum(amount) FILTER (WHERE kind = 'refund'), 0)::bigint AS refunds
-             FROM analytics_sales WHERE generation = {} AND tenant_id = $1 GROUP BY currency ORDER BY currency",
-            active(ANALYTICS_SALES)
-        )))
-        .bind(tenant)
-        .fetch_all(&mut *tx)
-        .await?;
+        let (customers, buyers, repeaters): (i64, i64, i64) =
+            sqlx::query_as(AssertSqlSafe(customers_sql())).bind(tenant).fetch_one(&mut *tx).await?;
+        let sums: Vec<Sums> = sqlx::query_as(AssertSqlSafe(sums_sql())).bind(tenant).fetch_all(&mut *tx).await?;
         tx.commit().await?;
 
         let amounts = |of: fn(&Sums) -> i64| {

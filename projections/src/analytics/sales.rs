@@ -16,6 +16,9 @@ use crate::projector::{ProjectError, Projector};
 /// The projector and the table of orders and refunds; `analytics_customers` is written with it.
 pub const ANALYTICS_SALES: &str = "analytics_sales";
 
+/// Raised whenever the same events would give other rows.
+pub(super) const REVISION: i32 = 1;
+
 /// Keeps the facts.
 pub(crate) struct Sales;
 
@@ -41,7 +44,7 @@ impl Projector for Sales {
     }
 
     fn revision(&self) -> i32 {
-        1
+        REVISION
     }
 
     fn interested(&self, stream_type: &str) -> bool {
