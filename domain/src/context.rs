@@ -1,6 +1,6 @@
 //! What a decision may know besides the state: who asks, for whom, and when.
 
-use chrono::{DateTime, DurationRound, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 
 use crate::{AnyId, TenantId};
 
@@ -31,7 +31,20 @@ impl Context {
     }
 }
 
-/// Cut to microseconds, which is what the log stores and hashes.
+/// Cut to microseconds, which is what the log stores and hashes. A leap second is the second after it, as in Postgres.
 pub fn micros(time: DateTime<Utc>) -> DateTime<Utc> {
-    time.duration_trunc(TimeDelta::microseconds(1)).unwrap_or(time)
+    DateTime::from_timestamp_micros(time.timestamp_micros()).unwrap_or(time)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_microseconds_and_no_leap_seconds() {
+        let cut = |text: &str| micros(text.parse().unwrap()).to_rfc3339();
+        assert_eq!(cut("2026-01-01T00:00:00.1234567Z"), "2026-01-01T00:00:00.123456+00:00");
+        assert_eq!(cut("2016-12-31T23:59:60Z"), "2017-01-01T00:00:00+00:00");
+        assert_eq!(cut("2016-12-31T23:59:60.25Z"), "2017-01-01T00:00:00.250+00:00");
+    }
 }

@@ -56,7 +56,7 @@ impl<A: Aggregate> Loaded<A> {
     /// Notes the envelope of an event that was applied.
     pub fn passed(&mut self, version: i64, sequence: i64, occurred_at: DateTime<Utc>, actor: &str) {
         if self.version == 0 {
-            self.created_at = occurred_at;
+            (self.created_at, self.updated_at) = (occurred_at, occurred_at);
             actor.clone_into(&mut self.created_by);
         }
         self.version = version;

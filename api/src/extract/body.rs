@@ -23,7 +23,8 @@ pub async fn read(body: &mut Body, headers: &HeaderMap) -> Result<Bytes, Problem
         return Err(Problem::of(codes::PAYLOAD_TOO_LARGE));
     }
     let collected = async {
-        let mut bytes = Vec::with_capacity(declared.unwrap_or(0) as usize);
+        // What is declared costs nothing before it comes.
+        let mut bytes = Vec::new();
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|_| Problem::new(codes::MALFORMED_JSON, "The body broke off. Send it again."))?;
             if let Some(data) = frame.data_ref() {

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::marker::PhantomData;
 use std::str::FromStr;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Datelike, Utc};
 use commands::Executor;
 use domain::text::ExternalId;
 use domain::{Aggregate, StreamType, TenantId, TypedId};
@@ -136,8 +136,10 @@ impl FromStr for Moment {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let parsed = DateTime::parse_from_rfc3339(text).ok();
-        let parsed = parsed.map(|time| Self(domain::context::micros(time.with_timezone(&Utc))));
-        parsed.ok_or_else(|| "must be a time of RFC 3339 such as 2026-11-20T10:00:00Z".to_owned())
+        let parsed = parsed.map(|time| domain::context::micros(time.with_timezone(&Utc)));
+        // Years that RFC 3339 can write, and reports can span.
+        let sane = parsed.filter(|time| (1900..=9999).contains(&time.year()));
+        sane.map(Self).ok_or_else(|| "must be a time of RFC 3339 from 1900 on, such as 2026-11-20T10:00:00Z".to_owned())
     }
 }
 

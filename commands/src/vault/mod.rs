@@ -199,7 +199,9 @@ impl Vault {
                 self.explain(tenant, missing, life).await?;
                 continue;
             }
-            return resolved.open(tenant, places);
+            resolved.open(tenant, places)?;
+            // A process may have been stopped while it opened, and somebody erased meanwhile: then nothing is shown.
+            return if self.life()? == life { Ok(()) } else { Err(VaultError::LeaseLost) };
         }
         Err(VaultError::LeaseLost)
     }
