@@ -19,7 +19,7 @@ use crate::call::Call;
 use crate::extract::query::{Page, Query};
 use crate::extract::trace::Trace;
 use crate::extract::{body, headers::Headers};
-use crate::operation::{Answer, Operation};
+use crate::operation::{Answer, Operation, RateClass};
 use crate::problem::{Problem, codes};
 use crate::resource::BASE;
 use crate::state::State;
@@ -180,6 +180,10 @@ async fn read_body(
     }
     body::is_json(headers)?;
     let mut value = strict::parse(&bytes)?;
+    // One bad item of a batch harms no other, so a batch looks at each.
+    if operation.rate != RateClass::Batch {
+        strict::plain(&value)?;
+    }
     if let Value::Object(fields) = &mut value {
         for (name, set) in sets {
             if fields.get(*name).is_some_and(|given| given != set) {

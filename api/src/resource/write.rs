@@ -193,6 +193,7 @@ fn answer<A: Resource>(call: &Call, outcomes: Vec<Option<Item<A>>>) -> Result<An
 fn items(body: Value) -> Result<Vec<Value>, Problem> {
     let Value::Object(mut body) = body else { return Err(Problem::field("", "must be an object")) };
     let items = body.remove("items");
+    strict::plain(&Value::Object(body.clone()))?;
     if let Some(name) = body.keys().next() {
         let pointer = format!("/{}", strict::escape(name));
         return Err(Problem::of_field(
@@ -238,7 +239,7 @@ async fn intents<A: Resource, I: Intent<A>>(
     for (index, item) in
         items.into_iter().enumerate().filter(|(index, _)| outcomes[*index].is_none()).collect::<Vec<_>>()
     {
-        match strict::typed::<I>(item) {
+        match strict::plain(&item).and_then(|()| strict::typed::<I>(item)) {
             Ok(intent) => intents.push((index, intent)),
             Err(problem) => outcomes[index] = Some(Err(problem)),
         }

@@ -16,7 +16,7 @@ use crate::problem::{Problem, codes};
 /// How deep arrays and objects may be nested.
 const MAX_DEPTH: usize = 32;
 
-/// Reads one JSON value: no key twice, none that begins with `$`, no NUL, bounded depth, nothing after it.
+/// Reads one JSON value: no key twice, bounded depth, nothing after it. [`plain`] refuses the rest, item by item in a batch.
 pub fn parse(bytes: &[u8]) -> Result<Value, Problem> {
     let refused = RefCell::new(None);
     let mut reader = serde_json::Deserializer::from_slice(bytes);
@@ -26,6 +26,34 @@ pub fn parse(bytes: &[u8]) -> Result<Value, Problem> {
         (_, Some(problem)) => Err(problem),
         (Ok(value), None) => Ok(value),
         (Err(error), None) => Err(Problem::new(codes::MALFORMED_JSON, malformed(&error))),
+    }
+}
+
+/// Refuses what no caller may write: keys that begin with `$`, which mean something in the log, and NUL characters, which
+/// Postgres can't store.
+pub fn plain(value: &Value) -> Result<(), Problem> {
+    check(value, &At::Root)
+}
+
+fn check(value: &Value, at: &At<'_>) -> Result<(), Problem> {
+    match value {
+        Value::String(text) if text.contains('\0') => {
+            Err(Problem::field(at.to_string(), "must not contain NUL characters"))
+        }
+        Value::Array(items) => {
+            items.iter().enumerate().try_for_each(|(index, item)| check(item, &At::Index(at, index)))
+        }
+        Value::Object(fields) => fields.iter().try_for_each(|(key, field)| {
+            let here = At::Key(at, key);
+            if key.starts_with('$') {
+                Err(Problem::field(here.to_string(), "is reserved: keys must not begin with `$`"))
+            } else if key.contains('\0') {
+                Err(Problem::field(at.to_string(), "has a key with a NUL character; remove it"))
+            } else {
+                check(field, &here)
+            }
+        }),
+        _ => Ok(()),
     }
 }
 
@@ -81,20 +109,9 @@ impl Strict<'_> {
         let at = At::Key(self.at, key).to_string();
         if known.contains_key(key) {
             Err(self.refuse(Problem::of_field(codes::DUPLICATE_KEY, at, "stands twice; name it once")))
-        } else if key.starts_with('$') {
-            Err(self.refuse(Problem::field(at, "is reserved: keys must not begin with `$`")))
-        } else if key.contains('\0') {
-            Err(self.refuse(Problem::field(self.at.to_string(), "has a key with a NUL character; remove it")))
         } else {
             Ok(())
         }
-    }
-
-    fn text<E: serde::de::Error>(&self, text: String) -> Result<Value, E> {
-        if text.contains('\0') {
-            return Err(self.refuse(Problem::field(self.at.to_string(), "must not contain NUL characters")));
-        }
-        Ok(Value::String(text))
     }
 }
 
@@ -133,12 +150,12 @@ impl<'de> Visitor<'de> for Strict<'_> {
         serde_json::Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("number out of range"))
     }
 
-    fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<Value, E> {
-        self.text(value.to_owned())
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(Value::String(value.to_owned()))
     }
 
-    fn visit_string<E: serde::de::Error>(self, value: String) -> Result<Value, E> {
-        self.text(value)
+    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+        Ok(Value::String(value))
     }
 
     fn visit_seq<S: SeqAccess<'de>>(self, mut items: S) -> Result<Value, S::Error> {
@@ -175,7 +192,7 @@ mod tests {
     use super::*;
 
     fn refused(text: &[u8]) -> (&'static str, Option<String>) {
-        let problem = parse(text).unwrap_err();
+        let problem = parse(text).and_then(|value| plain(&value)).unwrap_err();
         (problem.code().code, problem.errors().first().map(|error| error.pointer.clone()))
     }
 
