@@ -126,15 +126,12 @@ impl Call {
     pub async fn await_model(&self, projector: &str) -> Result<(ReadPoint, f64), Problem> {
         let tenant = self.tenant().uuid();
         let models = &self.state.models;
+        let head = self.head().await?;
         let point = match self.headers.min_sequence {
-            Some(minimum) => {
-                self.head().await?;
-                models.wait(projector, tenant, minimum, PATIENCE).await
-            }
+            Some(minimum) => models.wait(projector, tenant, minimum, PATIENCE).await,
             None => models.point(projector, tenant).await,
         };
         let point = point.map_err(|error| self.behind(error))?;
-        let head = self.state.executor.store().tenant_head(tenant).await?;
         Ok((point, point.age_seconds(head)))
     }
 

@@ -44,6 +44,11 @@ impl Bells {
 }
 
 impl Ear {
+    /// Whether the projector runs in this process.
+    pub(crate) fn hears(&self) -> bool {
+        self.bell.is_some()
+    }
+
     /// Waits until the tenant's sequence was heard, and gives the last one. It may miss a batch, so its silence says
     /// nothing: whoever waits looks at the table from time to time.
     pub(crate) async fn heard(&mut self, tenant: Uuid, sequence: i64) -> i64 {

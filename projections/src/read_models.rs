@@ -149,7 +149,8 @@ impl ReadModels {
         let end = Instant::now() + patience;
         // Listening begins before the first look, so that nothing falls between the two.
         let mut bell = self.bells.listen(projector);
-        let mut pause = PAUSES.0;
+        // Who hears the projector in this process need only look in case that it missed the bell.
+        let mut pause = if bell.hears() { PAUSES.1 } else { PAUSES.0 };
         loop {
             let point = self.point(projector, tenant).await?;
             if point.sequence >= sequence {

@@ -27,6 +27,8 @@ const BATCH: usize = 2_000;
 const BATCH_BYTES: usize = 8 * 1024 * 1024;
 /// How long events that concern no row of the projector may wait for others before their checkpoint is written.
 const LAZY: Duration = Duration::from_millis(20);
+/// The least time between two batches from Kafka: under load, fewer and fuller ones leave more of the machine to requests.
+const PACE: Duration = Duration::from_millis(5);
 /// How often a process without slots looks whether anybody does the work, which nobody does until the group has given
 /// up a member that was killed.
 const STANDBY_LOOK: Duration = Duration::from_secs(1);
@@ -103,6 +105,8 @@ struct Pending {
     /// Whether any of them concerns a row.
     urgent: bool,
     since: Option<Instant>,
+    /// Before this the next batch is not due.
+    paced: Option<Instant>,
 }
 
 impl Runner {
@@ -287,7 +291,7 @@ impl Runner {
                     Err(TryRecvError::Empty | TryRecvError::Closed) => break,
                 }
             }
-            if self.pending.urgent || self.pending.is_full() {
+            if self.pending.is_full() || self.pending.due().is_some_and(|due| due <= Instant::now()) {
                 self.flush().await?;
             }
         }
@@ -361,6 +365,7 @@ impl Runner {
     /// can't: all before it are applied.
     async fn flush(&mut self) -> Result<(), Failure> {
         let mut events = std::mem::take(&mut self.pending).events;
+        self.pending.paced = Some(Instant::now() + PACE);
         while !events.is_empty() {
             let count = events.len().min(self.limit);
             let (batch, rest) = events.split_at(count);
@@ -441,7 +446,9 @@ impl Pending {
 
     /// When it must be committed, if there is anything in hand.
     fn due(&self) -> Option<Instant> {
-        self.since.map(|since| since + LAZY)
+        let since = self.since?;
+        let due = if self.urgent { since } else { since + LAZY };
+        Some(self.paced.map_or(due, |paced| due.max(paced)))
     }
 }
 
