@@ -11,6 +11,7 @@ use libtest_mimic::{Failed, Trial};
 use tokio::process::Child;
 use tokio::runtime::Runtime;
 
+use crate::canaries::found_in_log;
 use crate::client::Client;
 pub(crate) use crate::lodging::{Lodging, Tenant, binary, connect};
 
@@ -53,6 +54,7 @@ impl House {
             let lodging = Lodging::new().await;
             let log = std::fs::File::create(lodging.log_file()).unwrap();
             let mut command = lodging.command(&["all"]);
+            command.env("ANNALS_LOG", "debug");
             command.stdout(log.try_clone().unwrap()).stderr(log).stdin(Stdio::null()).kill_on_drop(true);
             let app = command.spawn().unwrap();
             let visitor = lodging.visitor();
@@ -68,10 +70,11 @@ impl House {
         Self { runtime, app: Mutex::new(Some(app)), lodging, dsn, store }
     }
 
-    /// Takes away what `open` made; the app must end by itself when it is told to.
+    /// Takes away what `open` made; the app must end by itself when it is told to, and nothing personal or secret may
+    /// stand in its log, whatever the tests had it do.
     pub(crate) fn close() {
         let Some(house) = HOUSE.get().and_then(|house| house.lock().ok()?.take()) else { return };
-        house.runtime.block_on(async {
+        let found = house.runtime.block_on(async {
             let app = house.app.lock().unwrap().take();
             if let Some(mut app) = app {
                 let pid = app.id().unwrap().to_string();
@@ -79,8 +82,12 @@ impl House {
                 let ended = tokio::time::timeout(Duration::from_secs(30), app.wait()).await;
                 assert!(ended.is_ok_and(|status| status.unwrap().success()), "the app did not end well");
             }
+            let log = std::fs::read_to_string(house.lodging.log_file()).unwrap();
             house.lodging.leave().await;
+            assert!(log.contains("started") && log.contains("stopped"), "the log was written");
+            found_in_log(&log, &house.lodging.secrets())
         });
+        assert!(found.is_empty(), "the log tells what it must not:\n{}", found.join("\n"));
     }
 
     /// A new tenant with keys.
