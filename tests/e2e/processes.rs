@@ -1,10 +1,14 @@
 //! The binary as an operator runs it: roles apart, without Kafka, interrupted, killed; its command line; the import.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::process::Stdio;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+use eventstore::Role;
 use serde_json::{Value, json};
+use sqlx::{Connection, PgConnection};
 use tokio::process::{Child, Command};
 
 use crate::client::Client;
@@ -19,6 +23,7 @@ tests![
     with_kafka_down_commands_go_on,
     a_terminated_process_finishes_what_it_has_begun,
     what_was_acknowledged_survives_a_kill,
+    an_erasure_passes_by_a_stopped_process_which_then_shows_nothing,
     a_wrong_setting_says_which_and_why,
     the_settings_in_force_are_printed_without_secrets,
     the_command_line_explains_itself,
@@ -151,14 +156,16 @@ async fn what_was_acknowledged_survives_a_kill(_: &House) {
     let tenant = lodging.tenant().await;
     ready(&tenant).await;
     tenant.post("/customers", &json!({"external_id": "c"})).expect(201).await;
-    let mut acknowledged = Vec::new();
+    let (mut acknowledged, mut cut_off) = (Vec::new(), Vec::new());
     for round in 0..3 {
         let writers: Vec<_> =
             (0..8).map(|writer| tokio::spawn(write_until_gone(tenant.client.clone(), round * 8 + writer))).collect();
         tenant.until_head_is_above(tenant.events_head().await + 50).await;
         all.signal("KILL");
         for writer in writers {
-            acknowledged.extend(writer.await.unwrap());
+            let (answered, last) = writer.await.unwrap();
+            acknowledged.extend(answered);
+            cut_off.push(last);
         }
         drop(all);
         all = Running::start(&lodging, "all", &[]);
@@ -168,16 +175,79 @@ async fn what_was_acknowledged_survives_a_kill(_: &House) {
     for name in &acknowledged {
         tenant.get(&format!("/orders/ext:{name}")).expect(200).await;
     }
+    let before = tenant.count_events("order.placed").await;
+    let names: BTreeSet<_> = acknowledged.iter().chain(&cut_off).collect();
+    assert!((acknowledged.len()..=names.len()).contains(&before), "{before} orders");
     // Whoever was cut off repeats the request under its key: one order a key, whatever the first attempt came to.
-    let retries = acknowledged.iter().map(|name| send_order(&tenant.client, name));
-    let answers = futures::future::join_all(retries).await;
-    assert!(answers.iter().all(|status| *status == Some(201)), "a replay answers like the first");
+    let retry = async |name| (name, send_order(&tenant.client, name).await);
+    let retries = names.iter().map(|name| retry(name));
+    for (name, status) in futures::future::join_all(retries).await {
+        assert_eq!(status, Some(201), "{name} is answered like the first time, or for the first time");
+    }
+    assert_eq!(tenant.count_events("order.placed").await, names.len(), "one order a name: none lost, none doubled");
     let last = tenant.post("/orders", &order("ext:c", 1)).expect(201).await;
     let kpis = tenant.get("/analytics/kpis").after(&last).expect(200).await;
-    let orders = tenant.count_events("order.placed").await;
-    assert_eq!(kpis.body["orders"]["value"], orders, "the read model is the fold");
+    assert_eq!(kpis.body["orders"]["value"], names.len() + 1, "the read model is the fold");
     assert_eq!(all.end().await, 0);
     lodging.leave().await;
+}
+
+async fn an_erasure_passes_by_a_stopped_process_which_then_shows_nothing(_: &House) {
+    let lodging = Lodging::new().await;
+    let all = Running::start(&lodging, "all", &[]);
+    let (address, roles) = (lodging.free_address(), "serve");
+    let stopped = Running::start(&lodging, roles, &[("ANNALS_LISTEN", &address)]);
+    let tenant = lodging.tenant().await;
+    ready(&tenant).await;
+    let other = tenant.at(&address);
+    ready(&other).await;
+    let customer = tenant.post("/customers", &json!({"external_id": "c", "name": "Stopcanary"})).expect(201).await;
+    let path = format!("/customers/{}", customer.id());
+    assert_eq!(other.get(&path).expect(200).await.body["name"], "Stopcanary", "its key is in memory");
+    let list = other.get("/customers").after(&customer).expect(200).await;
+    assert!(list.text.contains("Stopcanary"));
+    stopped.signal("STOP");
+    let runs_out = row_runs_out(&lodging, roles).await;
+    let erased = tokio::time::timeout(Duration::from_secs(15), erase(&tenant, customer.id())).await;
+    let erased = erased.expect("an erasure passes by a process that is stopped");
+    let destroyed_at: DateTime<Utc> = erased.body["receipt"]["destroyed_at"].as_str().unwrap().parse().unwrap();
+    assert!(destroyed_at >= runs_out, "{destroyed_at}: the stopped process counts as running until {runs_out}");
+    // Some wait at its door when it goes on, and more come as soon as it does.
+    let paths = [path.clone(), "/customers".into(), format!("{path}/history"), format!("{path}?as_of=9")];
+    let askers = (0..16).map(|n| tokio::spawn(ask_until_erased(other.clone(), paths[n % paths.len()].clone())));
+    let askers: Vec<_> = askers.collect();
+    stopped.signal("CONT");
+    for asker in askers {
+        asker.await.unwrap();
+    }
+    for process in [stopped, all] {
+        assert_eq!(process.end().await, 0);
+    }
+    lodging.leave().await;
+}
+
+/// When the row of the process with these roles runs out, unless it is renewed.
+async fn row_runs_out(lodging: &Lodging, roles: &str) -> DateTime<Utc> {
+    let mut conn = PgConnection::connect_with(&lodging.dsn.options(Role::Writer).unwrap()).await.unwrap();
+    let query = sqlx::query_scalar("SELECT expires_at FROM running_processes WHERE roles = $1").bind(roles);
+    query.fetch_one(&mut conn).await.unwrap()
+}
+
+/// Asks until the process knows of the erasure again, and many times more; no answer may show the person.
+async fn ask_until_erased(client: Client, path: String) {
+    let mut good = 0;
+    for _ in 0..1_000 {
+        // No answer at all is as good as one that shows nothing.
+        let Ok(answer) = tokio::time::timeout(Duration::from_secs(2), client.get(&path).send()).await else { continue };
+        assert!(matches!(answer.status, 200 | 503), "{path}: {} {}", answer.status, answer.text);
+        assert!(!answer.text.contains("Stopcanary"), "{path} shows the person: {}", answer.text);
+        good += usize::from(answer.status == 200);
+        if good == 50 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("{path} is never answered again");
 }
 
 async fn send_order(client: &Client, name: &str) -> Option<u16> {
@@ -186,17 +256,19 @@ async fn send_order(client: &Client, name: &str) -> Option<u16> {
     client.post("/orders", &body).header("idempotency-key", name).try_send().await
 }
 
-/// Places orders one after the other until nobody answers; the names of those that were acknowledged.
-async fn write_until_gone(client: Client, writer: usize) -> Vec<String> {
+/// Places orders one after the other until nobody answers: the names that were acknowledged, and the one that was not.
+async fn write_until_gone(client: Client, writer: usize) -> (Vec<String>, String) {
     let mut acknowledged = Vec::new();
-    for n in 0.. {
-        let name = format!("o-{writer}-{n}");
+    loop {
+        let name = format!("o-{writer}-{}", acknowledged.len());
         match send_order(&client, &name).await {
-            Some(201) => acknowledged.push(name),
-            _ => break,
+            Some(status) => {
+                assert_eq!(status, 201, "{name}");
+                acknowledged.push(name);
+            }
+            None => return (acknowledged, name),
         }
     }
-    acknowledged
 }
 
 async fn run(command: &mut Command) -> (i32, String, String) {
