@@ -17,6 +17,9 @@ tests![
     fields_of_a_customer_are_checked,
     fields_of_an_order_are_checked,
     a_batch_is_bounded,
+    a_price_that_gets_too_large_is_told,
+    every_condition_that_no_longer_holds_is_told,
+    every_key_stands_for_one_request,
     unknown_paths_and_methods_are_problems_too,
     a_key_in_the_address_is_refused,
 ];
@@ -27,6 +30,8 @@ struct Operation {
     path: String,
     example: Option<Value>,
     queries: bool,
+    conditional: bool,
+    keyed: bool,
 }
 
 impl Operation {
@@ -79,6 +84,8 @@ async fn operations(house: &House) -> Vec<Operation> {
                 path: path.to_owned(),
                 example: example.cloned().or_else(|| operation.get("requestBody").map(|_| json!({}))),
                 queries: parameters.iter().any(|p| p["in"] == "query"),
+                conditional: parameters.iter().any(|p| p["name"] == "If-Match"),
+                keyed: parameters.iter().any(|p| p["name"] == "Idempotency-Key"),
             });
         }
     }
@@ -187,7 +194,7 @@ async fn every_body_is_parsed_strictly(house: &House) {
 
 impl Answer {
     /// Some problem of the client's.
-    fn assert_refused(&self) {
+    pub(crate) fn assert_refused(&self) {
         assert!((400..500).contains(&self.status), "{}: {}", self.status, self.text);
         self.is_problem(self.status, self.body["code"].as_str().unwrap_or_default());
     }
@@ -275,6 +282,112 @@ async fn a_batch_is_bounded(house: &House) {
         }
     }
     assert_eq!(tenant.events_head().await, tenant.first_head, "nothing was appended");
+}
+
+async fn a_price_that_gets_too_large_is_told(house: &House) {
+    let tenant = house.tenant().await;
+    tenant.post("/customers", &json!({"external_id": "c"})).expect(201).await;
+    let head = tenant.events_head().await;
+    let most = 9_007_199_254_740_991_i64;
+    let line = |quantity: i64, field: &str, amount: i64| json!({"sku": "cd", "quantity": quantity, field: {"amount": amount, "currency": "USD"}});
+    for (lines, pointer) in [
+        (json!([line(2, "unit_price", most)]), "/lines/0"),
+        (json!([line(1_000_000_000, "unit_price", most)]), "/lines/0"),
+        (json!([line(3, "unit_price", most / 2)]), "/lines/0"),
+        (json!([line(1, "total", most), line(1, "total", 1)]), "/lines/1"),
+    ] {
+        let mut body = order("ext:c", 5);
+        body["lines"] = lines;
+        let refused = tenant.post("/orders", &body).problem(422, "validation-failed").await;
+        assert_eq!(refused.pointers(), [pointer], "{}", refused.text);
+    }
+    assert_eq!(tenant.events_head().await, head, "nothing was appended");
+    let mut body = order("ext:c", 5);
+    body["lines"] = json!([line(1, "unit_price", most)]);
+    assert_eq!(tenant.post("/orders", &body).expect(201).await.body["total"]["amount"], most);
+}
+
+/// Something that the operation can be carried out on: its id.
+async fn target(tenant: &Tenant, operation: &Operation, external_id: &str) -> String {
+    let body = json!({"external_id": external_id});
+    let customer = tenant.post("/customers", &body).expect(201).await;
+    let made = match operation.prefix() {
+        "cus" => customer,
+        "ord" => tenant.post("/orders", &order(customer.id(), 1_000)).expect(201).await,
+        "nte" => tenant.post("/notes", &json!({"customer": customer.id(), "text": "ours"})).expect(201).await,
+        _ => {
+            let body = json!({"customer": customer.id(), "kind": "erasure"});
+            let heard = tenant.count_events("erasure.stepped").await;
+            let filed = tenant.post("/privacy/requests", &body).expect(202).await;
+            tenant.until_events("erasure.stepped", heard + 1).await;
+            filed
+        }
+    };
+    made.id().to_owned()
+}
+
+async fn every_condition_that_no_longer_holds_is_told(house: &House) {
+    let all = operations(house).await;
+    let conditional: Vec<_> = all.iter().filter(|operation| operation.conditional).collect();
+    assert!(conditional.len() >= 6, "{} operations take If-Match", conditional.len());
+    for operation in conditional {
+        let tenant = house.tenant().await;
+        let id = target(&tenant, operation, "c").await;
+        let caller = if operation.path.ends_with("/approve") { tenant.approving() } else { tenant.clone() };
+        let head = tenant.events_head().await;
+        for stale in ["\"0\"", "\"2\"", "\"999999999999999999\""] {
+            let refused = operation.good(&caller, &id).header("if-match", stale).problem(412, "version-conflict").await;
+            assert_eq!(refused.body["version"], 1, "{}: {}", operation.path, refused.text);
+        }
+        for malformed in ["1", "\"one\"", "W/\"1\"", ""] {
+            operation.good(&caller, &id).header("if-match", malformed).send().await.assert_refused();
+        }
+        assert_eq!(tenant.events_head().await, head, "{}: nothing was appended", operation.path);
+        operation.good(&caller, &id).header("if-match", "\"1\"").expect(200).await;
+    }
+}
+
+/// Another valid body, where there is any.
+fn another(example: &Value) -> Option<Value> {
+    let fields = ["/name", "/text", "/reason", "/email", "/external_id", "/items/0/external_id"];
+    let mut other = example.clone();
+    let field = fields.into_iter().find(|field| other.pointer(field).is_some());
+    assert!(field.is_some() || other == json!({}), "which text of {example} may be another? Say so here");
+    let changed = json!(if field? == "/email" { "another@example.com" } else { "another" });
+    *other.pointer_mut(field?)? = changed;
+    Some(other)
+}
+
+async fn every_key_stands_for_one_request(house: &House) {
+    let all = operations(house).await;
+    let keyed: Vec<_> = all.iter().filter(|operation| operation.keyed && operation.method == Method::POST).collect();
+    assert!(keyed.len() >= 9, "{} operations take Idempotency-Key", keyed.len());
+    for operation in keyed {
+        let tenant = house.tenant().await;
+        let caller = if operation.path.ends_with("/approve") { tenant.approving() } else { tenant.clone() };
+        let (mut id, mut second) = (String::new(), String::new());
+        if operation.has_id() {
+            id = target(&tenant, operation, "c").await;
+            second = target(&tenant, operation, "d").await;
+        } else if !operation.path.starts_with("/customers") {
+            tenant.post("/customers", &json!({"external_id": "crm-1815"})).expect(201).await;
+        }
+        let done = operation.good(&caller, &id).send().await;
+        assert!((200..300).contains(&done.status), "{}: {} {}", operation.path, done.status, done.text);
+        let is_reused = |answer: Answer| match answer.body["data"][0].as_object() {
+            // A batch is a request an item.
+            Some(item) => {
+                assert_eq!((&item["status"], &item["problem"]["code"]), (&json!(422), &json!("idempotency-key-reused")))
+            }
+            None => answer.is_problem(422, "idempotency-key-reused"),
+        };
+        if let Some(body) = operation.example.as_ref().and_then(another) {
+            is_reused(operation.at(&caller, &id).json(&body).send().await);
+        }
+        if operation.has_id() {
+            is_reused(operation.good(&caller, &second).send().await);
+        }
+    }
 }
 
 async fn unknown_paths_and_methods_are_problems_too(house: &House) {

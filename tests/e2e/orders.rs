@@ -93,11 +93,24 @@ async fn a_refund_never_passes_what_is_left(house: &House) {
     tenant.post("/customers", &json!({"external_id": "c-1"})).expect(201).await;
     let placed = tenant.post("/orders", &order("ext:c-1", 100)).expect(201).await;
     let path = format!("/orders/{}/refund", placed.id());
-    let over = json!({"amount": {"amount": 101, "currency": "USD"}});
-    tenant.post(&path, &over).header("idempotency-key", "k").problem(422, "validation-failed").await;
-    let other = json!({"amount": {"amount": 1, "currency": "EUR"}});
-    tenant.post(&path, &other).header("idempotency-key", "k").problem(422, "validation-failed").await;
+    let head = tenant.events_head().await;
+    for (amount, currency, pointer) in
+        [(101, "USD", "/amount"), (1, "EUR", "/amount"), (-1, "USD", "/amount/amount"), (1, "usd", "/amount/currency")]
+    {
+        let body = json!({"amount": {"amount": amount, "currency": currency}});
+        let refused = tenant.post(&path, &body).header("idempotency-key", "k").problem(422, "validation-failed").await;
+        assert_eq!(refused.pointers(), [pointer], "{}", refused.text);
+    }
+    let nothing = json!({"amount": {"amount": 0, "currency": "USD"}});
+    tenant.post(&path, &nothing).header("idempotency-key", "k").send().await.assert_refused();
     tenant.post(&path, &json!({})).problem(400, "idempotency-key-missing").await;
+    assert_eq!(tenant.events_head().await, head, "nothing was appended");
+    // What was refused left its key free.
+    let refund = json!({"amount": {"amount": 100, "currency": "USD"}});
+    tenant.post(&path, &refund).header("idempotency-key", "k").expect(200).await;
+    let head = tenant.events_head().await;
+    tenant.post(&path, &json!({})).header("idempotency-key", "l").problem(409, "order-refunded").await;
+    assert_eq!(tenant.events_head().await, head, "nothing was appended");
 }
 
 async fn an_order_needs_a_customer_of_the_tenant(house: &House) {
