@@ -1,14 +1,19 @@
 //! Who may depend on whom. Read from `cargo metadata`, so that a new arrow can't slip in unseen.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
 use crate::house::House;
 use crate::tests;
 
-tests![the_house_depends_in_one_direction, the_logs_tables_are_named_in_eventstore_alone, no_file_is_a_hall];
+tests![
+    the_house_depends_in_one_direction,
+    the_logs_tables_are_named_in_eventstore_alone,
+    no_file_is_a_hall,
+    every_link_in_the_documents_leads_somewhere,
+];
 
 fn metadata() -> Value {
     let output = std::process::Command::new(env!("CARGO"))
@@ -54,19 +59,27 @@ async fn the_house_depends_in_one_direction(_: &House) {
     assert!(!found["projections"].contains("chacha20poly1305"), "projectors hold no keys");
 }
 
+/// Where the repository is.
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
+}
+
 /// Every source file of the workspace's crates.
 fn sources() -> Vec<(String, String)> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    files(["domain", "eventstore", "commands", "projections", "api"].map(|name| root().join(name)).into(), "rs")
+}
+
+/// The files below these folders that end so, by their path in the repository; nothing of what was built or is hidden.
+fn files(mut folders: Vec<PathBuf>, ending: &str) -> Vec<(String, String)> {
     let mut found = Vec::new();
-    let mut folders: Vec<_> =
-        ["domain", "eventstore", "commands", "projections", "api"].iter().map(|name| root.join(name)).collect();
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
+            let entry = entry.unwrap();
+            let (path, name) = (entry.path(), entry.file_name());
             if path.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                let name = path.strip_prefix(root).unwrap().to_string_lossy().into_owned();
+                folders.extend((name != "target" && !name.to_string_lossy().starts_with('.')).then_some(path));
+            } else if path.extension().is_some_and(|extension| extension == ending) {
+                let name = path.strip_prefix(root()).unwrap().to_string_lossy().into_owned();
                 found.push((name, std::fs::read_to_string(&path).unwrap()));
             }
         }
@@ -97,4 +110,21 @@ async fn no_file_is_a_hall(_: &House) {
         let lines = text.lines().count();
         assert!(lines <= 500, "{name} has {lines} lines");
     }
+}
+
+async fn every_link_in_the_documents_leads_somewhere(_: &House) {
+    let documents = files(vec![root().to_owned()], "md");
+    let mut checked = 0;
+    for (name, text) in &documents {
+        let folder = root().join(name).parent().unwrap().to_owned();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split([')', ' ']).next()) {
+            let path = link.split('#').next().unwrap();
+            if path.is_empty() || path.contains("://") || path.starts_with("mailto:") {
+                continue;
+            }
+            checked += 1;
+            assert!(folder.join(path).exists(), "{name}: {link} leads nowhere");
+        }
+    }
+    assert!(checked > 10, "{checked} links in {} documents", documents.len());
 }
