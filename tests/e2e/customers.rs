@@ -161,12 +161,14 @@ async fn a_list_is_paged_by_a_cursor_that_fits_one_query(house: &House) {
 
 async fn a_batch_takes_the_good_and_tells_the_bad(house: &House) {
     let tenant = house.tenant().await;
-    let items = json!({"items": [{"external_id": "a"}, {"country": "XX"}, {"external_id": "a"}, {"colour": "red"}, {"external_id": "b"}, 7]});
+    let items = json!({"items": [{"external_id": "a"}, {"country": "XX"}, {"external_id": "a"}, {"colour": "red"}, {"external_id": "b"}, 7, {"name": {"$sealed": "AQ"}}, {"name": "a\u{0}b"}]});
     let batch = tenant.post("/customers/batch", &items).expect(200).await;
     let mut statuses: Vec<_> = batch.data().iter().map(|item| item["status"].as_u64().unwrap()).collect();
     assert_eq!((statuses[1], statuses[3], statuses[4], statuses[5]), (422, 422, 201, 422));
     statuses.sort_unstable();
-    assert_eq!(statuses, [201, 201, 409, 422, 422, 422]);
+    assert_eq!(statuses, [201, 201, 409, 422, 422, 422, 422, 422]);
+    let pointers = batch.data()[6]["problem"]["errors"][0]["pointer"].as_str();
+    assert_eq!(pointers, Some("/items/6/name/$sealed"));
     assert_eq!(batch.body["object"], "batch");
     assert_eq!(batch.data()[1]["problem"]["code"], "validation-failed");
     assert_eq!(batch.data()[3]["problem"]["code"], "unknown-field");
