@@ -61,7 +61,7 @@ pub const SETTINGS: &[Setting] = &[
 ];
 
 /// Variables of that prefix that are no settings of the service: of the importer, and of our own tests.
-const OTHERS: &[&str] = &["ANNALS_API_KEY", "ANNALS_URL", "ANNALS_UPDATE_OPENAPI"];
+const OTHERS: &[&str] = &["ANNALS_API_KEY", "ANNALS_URL", "ANNALS_UPDATE_OPENAPI", "ANNALS_UPDATE_SCHEMAS"];
 
 /// Everything that a process needs to know.
 #[derive(Clone, Debug)]
