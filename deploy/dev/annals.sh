@@ -35,7 +35,12 @@ annals_start() {
     annals_await
 }
 
-annals_ready() { curl -fsS -o /dev/null --max-time 5 "http://$ANNALS_LISTEN/health/ready" 2>/dev/null; }
+# Requests are served, and the projectors are at work: a first look at a list must not find it empty.
+annals_ready() {
+    local health
+    health=$(curl -fsS --max-time 5 "http://$ANNALS_LISTEN/health/ready" 2>/dev/null) || return 1
+    [[ $health != *'"state":"standby"'* && $health != *'"state":"catching_up"'* ]]
+}
 
 annals_await() {
     local end=$((SECONDS + 60))
