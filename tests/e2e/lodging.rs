@@ -2,6 +2,7 @@
 
 use std::ops::Deref;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use commands::vault::RootKey;
@@ -71,8 +72,17 @@ pub(crate) async fn connect(dsn: &WriteDsn) -> EventStore {
     EventStore::connect(config).await.unwrap()
 }
 
+/// A port that is free and that this run hands out once: below those that the kernel gives to outgoing connections, and
+/// below those of `./dev`.
 fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let begin = u16::try_from(std::process::id() % 9_000).unwrap();
+    loop {
+        let port = 10_000 + (begin + NEXT.fetch_add(1, Ordering::Relaxed)) % 9_000;
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// See the module.
