@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
 use domain::aggregate::ClaimChange;
 use domain::{Aggregate, Event, TenantId, TypedId};
 use eventstore::{
@@ -28,9 +27,6 @@ pub struct Executor {
     pub(crate) in_flight: InFlight,
     _forgetting: Arc<DropGuard>,
 }
-
-/// When a process of that state has something to do.
-pub(crate) type Wake<A> = fn(&A, DateTime<Utc>) -> Option<DateTime<Utc>>;
 
 /// What an attempt to commit a decision came to.
 enum Attempt<A: Aggregate> {
@@ -77,16 +73,6 @@ impl Executor {
         id: A::Id,
         command: A::Command,
     ) -> Result<Receipt<A>, ExecuteError<A::Error>> {
-        self.execute_waking(cc, id, command, None).await
-    }
-
-    pub(crate) async fn execute_waking<A: Aggregate>(
-        &self,
-        cc: CommandContext,
-        id: A::Id,
-        command: A::Command,
-        wake: Option<Wake<A>>,
-    ) -> Result<Receipt<A>, ExecuteError<A::Error>> {
         let tenant = cc.ctx.tenant.uuid();
         let _flight = match &cc.idempotency {
             Some(keyed) => {
@@ -108,7 +94,7 @@ impl Executor {
                 Some(loaded) => loaded,
                 None => self.store.load(tenant, id, Until::End).await?,
             };
-            match self.decide_and_append(&cc, id, &command, &loaded, fresh, wake).await? {
+            match self.decide_and_append(&cc, id, &command, &loaded, fresh).await? {
                 Attempt::Again => {}
                 Attempt::Committed(after, sequence) => {
                     let changed = after.version > loaded.version;
@@ -140,7 +126,6 @@ impl Executor {
         command: &A::Command,
         loaded: &Loaded<A>,
         fresh: bool,
-        wake: Option<Wake<A>>,
     ) -> Result<Attempt<A>, ExecuteError<A::Error>> {
         let current = async || -> Result<bool, ExecuteError<A::Error>> {
             Ok(fresh || self.store.stream_version(cc.ctx.tenant.uuid(), id.uuid()).await? == loaded.version)
@@ -164,7 +149,7 @@ impl Executor {
             Ok(events) if events.is_empty() && cc.idempotency.is_none() => {
                 Ok(Attempt::Committed(loaded.clone(), loaded.sequence))
             }
-            Ok(events) => self.append(cc, id, command, loaded, events, wake).await,
+            Ok(events) => self.append(cc, id, command, loaded, events).await,
         }
     }
 
@@ -187,7 +172,6 @@ impl Executor {
         command: &A::Command,
         loaded: &Loaded<A>,
         events: Vec<A::Event>,
-        wake: Option<Wake<A>>,
     ) -> Result<Attempt<A>, ExecuteError<A::Error>> {
         let mut append = Append {
             tenant: cc.ctx.tenant.uuid(),
@@ -201,10 +185,10 @@ impl Executor {
         if !events.is_empty() {
             append.tombstone = A::tombstone(command);
             self.claims::<A>(&mut append, id, command).await?;
-            if let Some(wake) = wake {
+            if A::WAKES {
                 let mut after = loaded.state.clone();
                 events.iter().cloned().for_each(|event| after.apply(event));
-                append.process_work = Some(wake(&after, cc.ctx.now));
+                append.process_work = Some(after.wakes_at());
             }
             if cc.fresh && A::IS_A_PERSON {
                 // Made in this request: nobody can have named or erased the person yet.

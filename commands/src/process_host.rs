@@ -3,7 +3,6 @@
 
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, Utc};
 use domain::process::{ErasureProcess, Input, Process};
 use domain::{AnyId, Context, Event, SystemId, TenantId};
 use eventstore::{DueProcess, RecordedEvent, StoreError, bytes};
@@ -172,10 +171,7 @@ async fn step<P: Process>(
     id: P::Id,
     input: P::Command,
 ) -> Result<bool, HostError> {
-    fn wake<P: Process>(state: &P, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        if state.pending().is_some() { Some(now) } else { state.wakes_at() }
-    }
-    match executor.execute_waking::<P>(cc, id, input, Some(wake::<P>)).await {
+    match executor.execute::<P>(cc, id, input).await {
         Ok(receipt) => {
             if receipt.changed && receipt.loaded.state.failed() {
                 metrics::counter!("annals_processes_failed_total").increment(1);

@@ -1,5 +1,6 @@
 //! What an aggregate is: a pure decision and a pure fold.
 
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -13,6 +14,8 @@ pub trait Aggregate: Default + Clone + std::fmt::Debug + Serialize + Deserialize
     const REVISION: i32;
     /// Whether a stream of this kind is a person, whose data its UUID is the subject of.
     const IS_A_PERSON: bool = false;
+    /// Whether streams of this kind may wait for a moment; see [`Aggregate::wakes_at`].
+    const WAKES: bool = false;
     /// Its id.
     type Id: TypedId;
     /// What can be asked of it.
@@ -43,6 +46,22 @@ pub trait Aggregate: Default + Clone + std::fmt::Debug + Serialize + Deserialize
 
     /// The state after the event. Has no rules, cannot fail and never opens what is sealed.
     fn apply(&mut self, event: Self::Event);
+
+    /// The moment that a stream in this state waits for, in the tenant's time; it is stored in the append of the events
+    /// that led here, and the process host acts on it. [`AT_ONCE`] for what is to be done now.
+    fn wakes_at(&self) -> Option<DateTime<Utc>> {
+        None
+    }
+}
+
+/// A moment that has always passed: there is something to do, and no time to wait for.
+pub const AT_ONCE: DateTime<Utc> = DateTime::UNIX_EPOCH;
+
+/// An aggregate whose moments are commands on itself: a period that ends.
+pub trait Timed: Aggregate {
+    /// The command for the moment that has come. It must change nothing where the stream does not wait for just that
+    /// moment (any more): moments are told at least once.
+    fn due(at: DateTime<Utc>) -> Self::Command;
 }
 
 /// What a command does to the names that are unique in a tenant. The executor hashes them; only the hashes are stored.

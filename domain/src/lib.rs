@@ -19,7 +19,7 @@ pub mod process;
 pub mod tenancy;
 pub mod text;
 
-pub use aggregate::Aggregate;
+pub use aggregate::{Aggregate, Timed};
 pub use context::Context;
 pub use event::{DecodeError, Event, EventType};
 pub use id::{

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{Input, Outcome, Process, Send};
+use crate::aggregate::AT_ONCE;
 use crate::privacy::{PrivacyRequestEvent, Receipt};
 use crate::{Aggregate, Context, CustomerId, ErasureId, Event, PrivacyRequestId, StreamType, TypedId, names};
 
@@ -131,6 +132,7 @@ fn stepped(phase: ErasurePhase, send: Option<Send>) -> ErasureProcessEvent {
 impl Aggregate for ErasureProcess {
     const STREAM: StreamType = names::ERASURE;
     const REVISION: i32 = 1;
+    const WAKES: bool = true;
     type Id = ErasureId;
     type Command = Input<PrivacyRequestEvent>;
     type Event = ErasureProcessEvent;
@@ -170,6 +172,11 @@ impl Aggregate for ErasureProcess {
             }
         }
     }
+
+    fn wakes_at(&self) -> Option<DateTime<Utc>> {
+        let waits = self.wait_until.filter(|_| self.phase == ErasurePhase::Waiting);
+        if self.pending.is_some() { Some(AT_ONCE) } else { waits }
+    }
 }
 
 impl Process for ErasureProcess {
@@ -185,10 +192,6 @@ impl Process for ErasureProcess {
 
     fn failed(&self) -> bool {
         self.phase == ErasurePhase::Failed
-    }
-
-    fn wakes_at(&self) -> Option<DateTime<Utc>> {
-        self.wait_until.filter(|_| self.phase == ErasurePhase::Waiting)
     }
 }
 

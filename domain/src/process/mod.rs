@@ -95,12 +95,9 @@ pub trait Process: Aggregate<Command = Input<Self::Hears>> {
     /// The process that an event of stream `stream` concerns, if any.
     fn concerned(event: &Self::Hears, stream: Uuid) -> Option<Self::Id>;
 
-    /// The command that is still without an outcome.
+    /// The command that is still without an outcome; while there is one, it wakes at once.
     fn pending(&self) -> Option<&Send>;
 
     /// Whether it can't go on by itself: somebody must look.
     fn failed(&self) -> bool;
-
-    /// The moment that it waits for, when no command is pending.
-    fn wakes_at(&self) -> Option<DateTime<Utc>>;
 }
