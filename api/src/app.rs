@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use commands::egress::{Egress, EgressConfig};
 use commands::{Executor, ProcessHost, Vault, VaultConfig};
 use eventstore::{EventStore, StoreConfig};
 use projections::{Projections, ReadModels, Relay};
@@ -63,6 +64,17 @@ pub enum StartError {
     /// The root key can't be read.
     #[error("the root key can't be read")]
     RootKey(#[from] commands::vault::RootKeyError),
+    /// No connection can be made to the outside.
+    #[error("the way out can't be opened")]
+    Egress(#[from] commands::egress::EgressConfigError),
+    /// The file of root certificates can't be read.
+    #[error("{} can't be read", .path.display())]
+    EgressRoots {
+        /// Which.
+        path: std::path::PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The read models' database can't be used.
     #[error("the read models' database can't be used")]
     ReadModels(#[from] projections::ReadError),
@@ -104,6 +116,16 @@ pub async fn open_executor(config: &Config) -> Result<Executor, StartError> {
     Ok(Executor::new(store, vault))
 }
 
+/// The one way out.
+fn open_egress(config: &Config) -> Result<Egress, StartError> {
+    let read = |path: &std::path::PathBuf| {
+        std::fs::read(path).map_err(|source| StartError::EgressRoots { path: path.clone(), source })
+    };
+    let extra_roots = config.egress_ca_file.iter().map(read).collect::<Result<_, _>>()?;
+    let egress = EgressConfig { allow: config.egress_allow.clone(), extra_roots, ..EgressConfig::default() };
+    Ok(Egress::new(egress)?)
+}
+
 impl App {
     /// Starts the roles of the configuration. Whatever they are, health and figures are served.
     pub async fn start(config: Config) -> Result<RunningApp, StartError> {
@@ -123,7 +145,8 @@ impl App {
         } else {
             None
         };
-        let host = roles.work.then(|| ProcessHost::start(executor.clone(), stops.host.clone()));
+        let egress = open_egress(&config)?;
+        let host = roles.work.then(|| ProcessHost::start(executor.clone(), egress.clone(), stops.host.clone()));
         let models = ReadModels::connect(&config.read, READERS)?;
         // Who waits for a write hears of its rows at once where the projectors run in this process too.
         let models = match &projections {
@@ -134,7 +157,7 @@ impl App {
         let health = Health::new(executor.clone(), models.clone(), kafka, relay.clone(), runs);
         let settings = Settings { erasure_delay: config.erasure_delay };
         let metrics = telemetry::start_metrics()?;
-        let state = Arc::new(State::new(executor.clone(), models, settings, health, metrics));
+        let state = Arc::new(State::new(executor.clone(), models, egress, settings, health, metrics));
         let listen = |source| StartError::Listen { address: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
         let addr = listener.local_addr().map_err(listen)?;

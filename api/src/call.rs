@@ -135,6 +135,16 @@ impl Call {
         Ok((point, point.age_seconds(head)))
     }
 
+    /// The same of several read models: how far all of them have come.
+    pub async fn await_models(&self, projectors: &[&str]) -> Result<(ReadPoint, f64), Problem> {
+        let mut all = Vec::with_capacity(projectors.len());
+        for projector in projectors {
+            all.push(self.await_model(projector).await?);
+        }
+        let least = all.into_iter().min_by_key(|(point, _)| point.sequence);
+        least.ok_or_else(Problem::unavailable)
+    }
+
     /// The problem behind a read model's failure.
     pub fn behind(&self, error: ReadError) -> Problem {
         match error {
@@ -192,8 +202,10 @@ impl Call {
         format!("{}\n{}\n{id}\n{}", self.tenant(), self.operation.name, self.query.canonical())
     }
 
-    /// Opens a body's personal values for who may see them, and makes them null for all others.
+    /// Opens a body's personal values for who may see them, and makes them null for all others. Secrets are shown to
+    /// nobody.
     pub async fn show(&self, body: &mut Value) -> Result<(), Problem> {
+        commands::Vault::hide_secrets(body);
         if self.principal.sees_personal() {
             self.state.executor.vault().open_value(self.tenant().uuid(), body).await?;
         } else {

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use chrono::TimeDelta;
+use commands::egress::{Allowed, AllowedError};
 use commands::vault::{RootKey, RootKeyError};
 use eventstore::{Credentials, Role, WriteDsn};
 use projections::{KafkaConfig, chain};
@@ -56,6 +57,12 @@ pub const SETTINGS: &[Setting] = &[
     setting("ANNALS_ROOT_KEY_FILE", None, "a file that holds them, in place of ANNALS_ROOT_KEY"),
     setting("ANNALS_LISTEN", Some("127.0.0.1:8080"), "the address that is listened on"),
     setting("ANNALS_ERASURE_DELAY_SECONDS", Some("86400"), "how long an approved erasure can be called off"),
+    setting(
+        "ANNALS_EGRESS_ALLOW",
+        None,
+        "networks that agents may be called in beside the public internet, and without TLS: 10.1.0.0/16, more parted by commas",
+    ),
+    setting("ANNALS_EGRESS_CA_FILE", None, "root certificates in PEM that are trusted for them beside the system's"),
     setting("ANNALS_LOG", Some("info"), "which log lines are written: info, debug, api=debug,info"),
     setting("ANNALS_LOG_FORMAT", Some("json"), "json, or text for people"),
 ];
@@ -82,6 +89,10 @@ pub struct Config {
     pub listen: SocketAddr,
     /// How long an approved erasure can be called off.
     pub erasure_delay: TimeDelta,
+    /// Networks that may be called beside the public internet.
+    pub egress_allow: Allowed,
+    /// Root certificates that are trusted beside the system's.
+    pub egress_ca_file: Option<PathBuf>,
     /// Which log lines are written.
     pub log_filter: String,
     /// How they look.
@@ -253,6 +264,11 @@ impl Config {
             keys_copy_dir: reader.must("ANNALS_KEYS_COPY_DIR").into(),
             root_key: reader.root_key(),
             listen: reader.parsed("ANNALS_LISTEN", address, SocketAddr::from(([127, 0, 0, 1], 0))),
+            egress_allow: match reader.get("ANNALS_EGRESS_ALLOW") {
+                Some(_) => reader.parsed("ANNALS_EGRESS_ALLOW", networks, Allowed::default()),
+                None => Allowed::default(),
+            },
+            egress_ca_file: reader.get("ANNALS_EGRESS_CA_FILE").map(PathBuf::from),
             erasure_delay: reader.parsed("ANNALS_ERASURE_DELAY_SECONDS", seconds, TimeDelta::zero()),
             log_filter: reader.parsed("ANNALS_LOG", filter, String::new()),
             log_format: reader.parsed("ANNALS_LOG_FORMAT", log_format, LogFormat::Json),
@@ -283,6 +299,10 @@ fn address(text: &str) -> Result<SocketAddr, String> {
 fn seconds(text: &str) -> Result<TimeDelta, String> {
     let seconds = text.parse::<u32>().map_err(|_| "must be a number of seconds from 0 up")?;
     Ok(TimeDelta::seconds(seconds.into()))
+}
+
+fn networks(text: &str) -> Result<Allowed, String> {
+    text.parse().map_err(|error: AllowedError| error.to_string())
 }
 
 fn filter(text: &str) -> Result<String, String> {

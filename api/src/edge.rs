@@ -55,6 +55,9 @@ fn admit(request: &mut Request) -> Result<(), Problem> {
     })?;
     if let Some((uri, alias)) = rewritten {
         *request.uri_mut() = uri;
+        if alias.method != alias.to_method {
+            *request.method_mut() = alias.to_method.clone();
+        }
         request.extensions_mut().insert(alias);
     }
     Ok(())

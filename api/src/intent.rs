@@ -40,6 +40,11 @@ pub trait Intent<A: Aggregate>: DeserializeOwned + JsonSchema + Send + Sync + 's
         None
     }
 
+    /// Looks up what else the command needs, once the references are known.
+    fn complete<'a>(&'a mut self, _call: &'a Call) -> BoxFuture<'a, Result<(), Problem>> {
+        Box::pin(async { Ok(()) })
+    }
+
     /// The command on the resource of that id.
     fn command(self, id: A::Id, call: &Call) -> Result<A::Command, Problem>;
 }

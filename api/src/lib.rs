@@ -7,10 +7,12 @@
 //! Architecture Invariant: the tenant comes from the credential alone, handlers see one tenant, and personal values are
 //! opened in one place, the edge of an operation.
 
+pub mod agents;
 pub mod aliases;
 pub mod analytics;
 pub mod app;
 pub mod audit;
+pub mod billing;
 pub mod call;
 pub mod cli;
 pub mod commerce;
@@ -33,6 +35,7 @@ pub mod server;
 pub mod state;
 pub mod strict;
 pub mod telemetry;
+pub mod tenancy;
 
 pub use app::{App, RunningApp, StartError};
 pub use config::{Config, ConfigError, Roles, RootKeyFrom};

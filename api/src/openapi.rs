@@ -162,8 +162,11 @@ fn describe(operation: &Operation, schemas: &mut Schemas) -> Value {
     described.insert("x-rate-class".into(), format!("{:?}", operation.rate).to_lowercase().into());
     let aliases: Vec<String> = ALIASES
         .iter()
-        .filter(|alias| alias.method == operation.method && alias.to == operation.path)
-        .map(|alias| format!("{BASE}{}", alias.path))
+        .filter(|alias| alias.to_method == operation.method && alias.to == operation.path)
+        .map(|alias| match alias.method == alias.to_method {
+            true => format!("{BASE}{}", alias.path),
+            false => format!("{} {BASE}{}", alias.method, alias.path),
+        })
         .collect();
     if !aliases.is_empty() {
         described.insert("x-aliases".into(), json!(aliases));

@@ -10,7 +10,7 @@ use schemars::{Schema, SchemaGenerator};
 use serde_json::Value;
 
 use crate::call::Call;
-use crate::extract::headers::{READ_AGE, READ_SEQUENCE, REPLAYED, SEQUENCE};
+use crate::extract::headers::{PREFERENCE_APPLIED, READ_AGE, READ_SEQUENCE, REPLAYED, SEQUENCE};
 use crate::problem::{Code, Problem, codes};
 
 /// Describes a type to the OpenAPI document.
@@ -110,6 +110,8 @@ pub struct Operation {
     pub answer: SchemaFn,
     /// Whether the answer has an `ETag`.
     pub tagged: bool,
+    /// Whether it begins what takes long, and so takes `Prefer: wait=N`.
+    pub waits: bool,
     /// What carries it out.
     pub handler: Handler,
 }
@@ -141,6 +143,7 @@ impl Operation {
             body: None,
             answer: |_| Schema::from(true),
             tagged: false,
+            waits: false,
             handler: Box::new(|_| Box::pin(async { Err(Problem::not_found()) })),
         }
     }
@@ -235,6 +238,20 @@ impl Operation {
         self
     }
 
+    /// Begins what takes long: 202, and with `Prefer: wait=N` as soon as it has ended.
+    pub fn waits(mut self) -> Self {
+        self.waits = true;
+        self.status(202)
+    }
+
+    /// Its body must be there.
+    pub fn body_required(mut self) -> Self {
+        if let Some(body) = &mut self.body {
+            body.optional = false;
+        }
+        self
+    }
+
     /// Answers like this.
     pub fn answers(mut self, schema: SchemaFn) -> Self {
         self.answer = schema;
@@ -305,17 +322,27 @@ impl Operation {
 }
 
 /// A success. Personal values in the body are still sealed: they are opened, or made null, at the edge, all at once.
-#[derive(Debug)]
 pub struct Answer {
     pub(crate) status: Option<u16>,
     pub(crate) body: Value,
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
+    /// What is answered in its place once that has come; it is waited for outside the room of the requests at work.
+    pub(crate) later: Option<BoxFuture<'static, Result<Answer, Problem>>>,
+}
+
+impl std::fmt::Debug for Answer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Answer")
+            .field("status", &self.status)
+            .field("later", &self.later.is_some())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Answer {
     /// With the operation's status.
     pub fn new(body: Value) -> Self {
-        Self { status: None, body, headers: Vec::new() }
+        Self { status: None, body, headers: Vec::new(), later: None }
     }
 
     fn with(mut self, name: &'static str, value: impl Into<HeaderValue>) -> Self {
@@ -339,6 +366,16 @@ impl Answer {
     /// What the read has seen, and how many seconds ago that was the newest.
     pub fn has_seen(self, sequence: i64, age_seconds: f64) -> Self {
         self.with(READ_SEQUENCE, sequence).with(READ_AGE, age_seconds.ceil() as i64)
+    }
+
+    /// What is answered in its place once that has come: the same later on, after `Prefer: wait=N`.
+    pub fn later(mut self, waited: u64, answer: impl Future<Output = Result<Self, Problem>> + Send + 'static) -> Self {
+        self.later = Some(Box::pin(async move {
+            let applied = HeaderValue::from_str(&format!("wait={waited}")).ok();
+            let answer = answer.await?;
+            Ok(applied.into_iter().fold(answer, |answer, applied| answer.with(PREFERENCE_APPLIED, applied)))
+        }));
+        self
     }
 
     /// Where the resource is.

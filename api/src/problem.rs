@@ -89,6 +89,8 @@ codes! {
         "`errors` names each field by a JSON Pointer (`/lines/0/quantity`; `?limit` for a query parameter) and says what it must be.";
     UNKNOWN_FIELD = 422 "unknown-field", "A field is unknown",
         "Fields and parameters that this API does not know are refused, so that a mistyped one is not lost. `errors` names it.";
+    WEBHOOK_URL_FORBIDDEN = 422 "webhook-url-forbidden", "The URL may not be called",
+        "Only public hosts are called, over https, unless the operator allows others. The detail says what is wrong with this URL.";
     IDEMPOTENCY_KEY_REUSED = 422 "idempotency-key-reused", "The Idempotency-Key stands for another request",
         "The key was used before with another body or for another resource. Take a new key for a new request.";
     INTERNAL = 500 "internal-error", "Something is wrong on our side",

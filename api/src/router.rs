@@ -12,6 +12,7 @@ use axum::response::IntoResponse;
 use axum::routing::{MethodFilter, MethodRouter};
 use domain::{AnyId, TenantId};
 use serde_json::{Map, Value};
+use tokio::sync::OwnedSemaphorePermit;
 use tracing::Instrument;
 
 use crate::aliases::Alias;
@@ -23,7 +24,7 @@ use crate::operation::{Answer, Operation, RateClass};
 use crate::problem::{Problem, codes};
 use crate::resource::BASE;
 use crate::state::State;
-use crate::{analytics, audit, commerce, crm, pages, privacy, strict};
+use crate::{agents, analytics, audit, billing, commerce, crm, pages, privacy, strict, tenancy};
 
 /// How long an operation may take. What has begun is finished, but nobody waits for it.
 const ENDS_WITHIN: Duration = Duration::from_secs(30);
@@ -33,9 +34,12 @@ pub static OPERATIONS: LazyLock<Vec<Operation>> = LazyLock::new(|| {
     let contexts = [
         commerce::operations(),
         crm::operations(),
+        billing::operations(),
+        agents::operations(),
         privacy::operations(),
         analytics::operations(),
         audit::operations(),
+        tenancy::operations(),
     ];
     contexts.into_iter().flatten().collect()
 });
@@ -93,11 +97,7 @@ async fn run(operation: &'static Operation, state: Arc<State>, request: Request)
     let (parts, body) = request.into_parts();
     let work = state.requests.spawn({
         let state = state.clone();
-        async move {
-            let _permit = permit;
-            carry_out(operation, state, parts, body).await
-        }
-        .in_current_span()
+        async move { carry_out(operation, state, permit, parts, body).await }.in_current_span()
     });
     let mut response = match tokio::time::timeout(ENDS_WITHIN, work).await {
         Ok(Ok(response)) => return response,
@@ -115,11 +115,12 @@ async fn run(operation: &'static Operation, state: Arc<State>, request: Request)
 async fn carry_out(
     operation: &'static Operation,
     state: Arc<State>,
+    permit: OwnedSemaphorePermit,
     mut parts: Parts,
     mut body: Body,
 ) -> Response<Body> {
     let mut principal = None;
-    let mut response = match answer(operation, state, &mut parts, &mut body, &mut principal).await {
+    let mut response = match answer(operation, state, permit, &mut parts, &mut body, &mut principal).await {
         Ok(response) => response,
         Err(problem) => {
             body::drain(&mut body, &parts.headers).await;
@@ -133,12 +134,15 @@ async fn carry_out(
 async fn answer(
     operation: &'static Operation,
     state: Arc<State>,
+    permit: OwnedSemaphorePermit,
     parts: &mut Parts,
     body: &mut Body,
     told: &mut Option<(TenantId, AnyId)>,
 ) -> Result<Response<Body>, Problem> {
     let now = commands::clock::now();
     let principal = state.keys.authenticate(&parts.headers, now).await?;
+    // A test tenant has a time of its own.
+    let now = if principal.for_tests { state.executor.now(principal.tenant).await? } else { now };
     *told = Some((principal.tenant, principal.actor));
     principal.needs(operation.scope)?;
     let headers = Headers::of(&parts.headers)?;
@@ -153,6 +157,10 @@ async fn answer(
         call.query.clone().typed::<crate::extract::query::Nothing>()?;
     }
     let mut answer = (operation.handler)(call.clone()).await?;
+    if let Some(later) = answer.later.take() {
+        drop(permit);
+        answer = later.await?;
+    }
     call.show(&mut answer.body).await?;
     Ok(respond(operation, answer))
 }

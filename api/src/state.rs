@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use chrono::TimeDelta;
 use commands::Executor;
+use commands::egress::Egress;
 use metrics_exporter_prometheus::PrometheusHandle;
 use projections::ReadModels;
 use tokio::sync::Semaphore;
@@ -21,6 +22,8 @@ pub struct State {
     pub executor: Executor,
     /// The read side.
     pub models: ReadModels,
+    /// The way out, for what callers want called.
+    pub egress: Egress,
     /// Who may ask.
     pub keys: ApiKeys,
     /// What the operator has set.
@@ -47,13 +50,14 @@ impl State {
     pub fn new(
         executor: Executor,
         models: ReadModels,
+        egress: Egress,
         settings: Settings,
         health: Health,
         metrics: PrometheusHandle,
     ) -> Self {
         let keys = ApiKeys::new(executor.store().clone());
         let room = Arc::new(Semaphore::new(REQUESTS_AT_A_TIME));
-        Self { executor, models, keys, settings, health, requests: TaskTracker::new(), room, metrics }
+        Self { executor, models, egress, keys, settings, health, requests: TaskTracker::new(), room, metrics }
     }
 }
 

@@ -1,11 +1,11 @@
 //! What an operator does from the command line: tenants and their keys, as streams like all else.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use domain::identity::{ApiKey, ApiKeyCommand, ApiKeyError};
-use domain::tenancy::{Tenant, TenantCommand, TenantError};
+use domain::tenancy::{Tenant, TenantCommand, TenantError, TestClock, TestClockCommand};
 use domain::text::Line;
 use domain::{AnyId, ApiKeyId, Context, SystemId, TenantId, TypedId};
-use eventstore::{ApiKeyRow, new_id};
+use eventstore::{ApiKeyRow, TenantClock, new_id};
 use secrecy::SecretString;
 use uuid::Uuid;
 
@@ -19,13 +19,28 @@ pub fn operator() -> AnyId {
     SystemId::from(Uuid::from_u128(1)).into()
 }
 
-/// Opens a tenant: its key in the key store, then `tenant.created` as sequence 1.
-pub async fn create_tenant(executor: &Executor, name: Line) -> Result<Receipt<Tenant>, ExecuteError<TenantError>> {
+/// Opens a tenant: its key in the key store, then `tenant.created` as sequence 1. One for tests has a clock, too.
+pub async fn create_tenant(
+    executor: &Executor,
+    name: Line,
+    for_tests: bool,
+) -> Result<Receipt<Tenant>, ExecuteError<TenantError>> {
     let id = TenantId::from(new_id());
     executor.vault().create_tenant_key(id.uuid()).await.map_err(vault_error)?;
     let ctx = Context::new(id, operator(), clock::now());
     let cc = CommandContext::new(ctx, "tenancy.tenant.create").creating();
-    executor.execute::<Tenant>(cc, id, TenantCommand::Create { name }).await
+    let tenant = executor.execute::<Tenant>(cc, id, TenantCommand::Create { name }).await?;
+    if for_tests {
+        let ctx = Context::new(id, operator(), clock::now());
+        let mut cc = CommandContext::new(ctx, "tenancy.test_clock.start").creating();
+        cc.clock = Some(TenantClock { ahead: TimeDelta::zero(), advancing: false });
+        let started = executor.execute::<TestClock>(cc, TestClock::id(id), TestClockCommand::Start).await;
+        started.map_err(|error| match error {
+            ExecuteError::Rule(_) => ExecuteError::Rule(TenantError::AlreadyExists),
+            _ => ExecuteError::Unavailable,
+        })?;
+    }
+    Ok(tenant)
 }
 
 /// Issues a key; its text is not to be had again. The tenant must exist.

@@ -1,7 +1,7 @@
 //! What surrounds a command: who asks and how, and what comes back.
 
 use domain::Context;
-use eventstore::{ApiKeyRow, Loaded, Metadata};
+use eventstore::{ApiKeyRow, Loaded, Metadata, TenantClock};
 use uuid::Uuid;
 
 /// A command's circumstances, and what shall be stored in the same commit as its events.
@@ -21,8 +21,14 @@ pub struct CommandContext {
     pub fresh: bool,
     /// The id under which a process sends the command.
     pub process_command: Option<Uuid>,
+    /// The command of a process whose outcome the events tell.
+    pub settled_command: Option<Uuid>,
+    /// Who goes on with the stream after the command: its claim on it stays.
+    pub holder: Option<Uuid>,
     /// What authentication must find once the command is committed.
     pub api_key: Option<ApiKeyRow>,
+    /// What the tenant's clock shows once the command is committed.
+    pub clock: Option<TenantClock>,
 }
 
 impl CommandContext {
@@ -36,7 +42,10 @@ impl CommandContext {
             idempotency: None,
             fresh: false,
             process_command: None,
+            settled_command: None,
+            holder: None,
             api_key: None,
+            clock: None,
         }
     }
 

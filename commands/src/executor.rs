@@ -1,22 +1,29 @@
 //! Carries commands out: state, decision, sealing, append. Only what is committed is answered or remembered.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use domain::aggregate::ClaimChange;
 use domain::{Aggregate, Event, TenantId, TypedId};
 use eventstore::{
     Append, AppendError, Claim, EventStore, IdempotencyRecord, Loaded, NewEvent, Release, StoreError, StreamAppend,
-    Until, new_id,
+    Until, WorkRow, new_id,
 };
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
+use crate::bells::Bells;
 use crate::cache::{InFlight, StreamCache, state};
+use crate::clock;
 use crate::context::{CommandContext, ExecuteError, Receipt};
 use crate::vault::{Vault, VaultError};
 
 /// How often a command is decided anew when others append first; beyond it the stream is too contended to go on.
 const ATTEMPTS: usize = 50;
+/// The pauses between two looks at a stream that another process may append to: the first and the longest.
+const LOOKS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
 /// The write side's one way in; clones share the cache.
 #[derive(Clone)]
@@ -25,6 +32,7 @@ pub struct Executor {
     pub(crate) vault: Vault,
     pub(crate) cache: StreamCache,
     pub(crate) in_flight: InFlight,
+    pub(crate) bells: Bells,
     _forgetting: Arc<DropGuard>,
 }
 
@@ -53,7 +61,8 @@ impl Executor {
             }
         });
         let _forgetting = Arc::new(stop.drop_guard());
-        Self { store, vault, cache: StreamCache::new(), in_flight: InFlight::default(), _forgetting }
+        let (cache, in_flight, bells) = (StreamCache::new(), InFlight::default(), Bells::default());
+        Self { store, vault, cache, in_flight, bells, _forgetting }
     }
 
     /// The keys of persons and tenants.
@@ -99,6 +108,12 @@ impl Executor {
                 Attempt::Committed(after, sequence) => {
                     let changed = after.version > loaded.version;
                     *slot = Some(Box::new(after.clone()));
+                    if changed {
+                        self.bells.ring_stream(tenant, id.uuid());
+                        if A::WAKES {
+                            self.bells.ring_kind(A::STREAM.name);
+                        }
+                    }
                     let status = cc.idempotency.as_ref().map(|keyed| keyed.status);
                     return Ok(Receipt { id, loaded: after, sequence, replayed: false, changed, status });
                 }
@@ -184,11 +199,12 @@ impl Executor {
         };
         if !events.is_empty() {
             append.tombstone = A::tombstone(command);
+            (append.settled_command, append.clock) = (cc.settled_command, cc.clock);
             self.claims::<A>(&mut append, id, command).await?;
             if A::WAKES {
                 let mut after = loaded.state.clone();
                 events.iter().cloned().for_each(|event| after.apply(event));
-                append.process_work = Some(after.wakes_at());
+                append.work = Some(WorkRow { due_at: after.wakes_at(), holder: cc.holder });
             }
             if cc.fresh && A::IS_A_PERSON {
                 // Made in this request: nobody can have named or erased the person yet.
@@ -334,6 +350,37 @@ impl Executor {
             }
         }
         self.store.load(tenant, id, Until::End).await
+    }
+
+    /// The newest state of a stream, as soon as it is as wanted, or after all patience as it is then. An append of this
+    /// process is heard of at once; for those of others it is looked every now and then.
+    pub async fn until<A: Aggregate>(
+        &self,
+        tenant: TenantId,
+        id: A::Id,
+        patience: Duration,
+        wanted: impl Fn(&A) -> bool,
+    ) -> Result<Loaded<A>, StoreError> {
+        let (bell, end) = (self.bells.stream(tenant.uuid(), id.uuid()), Instant::now() + patience);
+        let mut pause = LOOKS.0;
+        loop {
+            // Listening begins before the look, so that nothing falls between the two.
+            let heard = bell.notified();
+            tokio::pin!(heard);
+            heard.as_mut().enable();
+            let loaded = self.load::<A>(tenant, id).await?;
+            if wanted(&loaded.state) || Instant::now() >= end {
+                return Ok(loaded);
+            }
+            let _ = tokio::time::timeout_at(end.min(Instant::now() + pause), heard).await;
+            pause = (pause * 2).min(LOOKS.1);
+        }
+    }
+
+    /// Now, by the clock of a tenant.
+    pub async fn now(&self, tenant: TenantId) -> Result<DateTime<Utc>, StoreError> {
+        let clock = self.store.tenant_clock(tenant.uuid()).await?;
+        Ok(clock::now() + clock.map(|clock| clock.ahead).unwrap_or_default())
     }
 
     /// A state that was true at some moment not long ago: enough for what never changes back (that a customer exists).

@@ -158,6 +158,16 @@ ids! {
     NoteId = "nte";
     /// An erasure process.
     ErasureId = "era";
+    /// The clock of a test tenant.
+    TestClockId = "clk";
+    /// An agent.
+    AgentId = "agt";
+    /// A run of an agent; where no customer is named, its UUID is the subject of its input and output.
+    RunId = "run";
+    /// A plan.
+    PlanId = "pln";
+    /// A subscription.
+    SubscriptionId = "sub";
     /// An actor of the house itself.
     SystemId = "sys";
 }

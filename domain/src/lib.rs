@@ -3,7 +3,10 @@
 //! Architecture Invariant: nothing here does I/O, asks a clock or draws a random number; time, actor and tenant come in
 //! through [`Context`]. One folder is one bounded context; `docs/adding-a-context.md` is the recipe for another.
 
+pub mod agents;
 pub mod aggregate;
+pub mod billing;
+pub mod calendar;
 pub mod commerce;
 pub mod context;
 pub mod cqrs;
@@ -20,14 +23,16 @@ pub mod tenancy;
 pub mod text;
 
 pub use aggregate::{Aggregate, Timed};
+pub use calendar::TimeZone;
 pub use context::Context;
 pub use event::{DecodeError, Event, EventType};
 pub use id::{
-    AnyId, ApiKeyId, CustomerId, ErasureId, IdError, NoteId, OrderId, PrivacyRequestId, SystemId, TenantId, TypedId,
+    AgentId, AnyId, ApiKeyId, CustomerId, ErasureId, IdError, NoteId, OrderId, PlanId, PrivacyRequestId, RunId,
+    SubscriptionId, SystemId, TenantId, TestClockId, TypedId,
 };
 pub use money::{Currency, Money, MoneyError};
 pub use names::StreamType;
-pub use personal::{Personal, RetentionClass};
+pub use personal::{Personal, RetentionClass, Secret};
 
 /// Every event type of the house, for the catalogue, the schemas and the architecture tests.
 pub fn catalogue() -> Vec<&'static EventType> {
@@ -39,6 +44,11 @@ pub fn catalogue() -> Vec<&'static EventType> {
         crm::NoteEvent::TYPES,
         privacy::PrivacyRequestEvent::TYPES,
         process::ErasureProcessEvent::TYPES,
+        tenancy::TestClockEvent::TYPES,
+        agents::AgentEvent::TYPES,
+        agents::RunEvent::TYPES,
+        billing::PlanEvent::TYPES,
+        billing::SubscriptionEvent::TYPES,
     ]
     .into_iter()
     .flatten()

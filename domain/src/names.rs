@@ -44,6 +44,21 @@ stream_types! {
     NOTE = "crm.note", "nte", ["note.written", "note.rewritten", "note.archived"];
     /// The process that carries an approved erasure out.
     ERASURE = "privacy.erasure", "era", ["erasure.stepped", "erasure.settled"];
+    /// The clock of a tenant that was made for tests.
+    TEST_CLOCK = "tenancy.test_clock", "clk",
+        ["test_clock.started", "test_clock.advance_begun", "test_clock.advanced"];
+    /// What a tenant's work is given to: a program or a language model behind a URL.
+    AGENT = "agents.agent", "agt", ["agent.created", "agent.configured"];
+    /// One piece of work that an agent is given.
+    RUN = "agents.run", "run",
+        ["run.requested", "run.attempt_started", "run.attempt_failed", "run.succeeded", "run.failed", "run.timed_out",
+         "run.cancelled"];
+    /// What a tenant sells by the month or the year.
+    PLAN = "billing.plan", "pln", ["plan.created", "plan.renamed"];
+    /// A customer on a plan.
+    SUBSCRIPTION = "billing.subscription", "sub",
+        ["subscription.started", "subscription.changed", "subscription.renewed",
+         "subscription.cancellation_scheduled", "subscription.reactivated", "subscription.cancelled"];
 }
 
 /// Prefix of the ids of the house's own actors (processes, the command line).
@@ -71,11 +86,17 @@ scopes! {
     COMMERCE_WRITE = "commerce:write", "Creates and changes customers and orders.";
     CRM_READ = "crm:read", "Reads notes about customers.";
     CRM_WRITE = "crm:write", "Writes and archives notes about customers.";
+    BILLING_READ = "billing:read", "Reads plans and subscriptions.";
+    BILLING_WRITE = "billing:write", "Creates and changes plans and subscriptions.";
     PRIVACY_READ = "privacy:read", "Reads privacy requests.";
     PRIVACY_WRITE = "privacy:write", "Files and cancels privacy requests.";
     PRIVACY_APPROVE = "privacy:approve", "Approves privacy requests that another principal filed.";
     PERSONAL_READ = "personal:read", "Sees personal fields in the clear; without it they are null.";
     ANALYTICS_READ = "analytics:read", "Reads reports and key figures.";
+    AGENTS_READ = "agents:read", "Reads agents, their runs and figures.";
+    AGENTS_WRITE = "agents:write", "Creates, configures and executes agents, and cancels runs.";
+    TENANCY_READ = "tenancy:read", "Reads the clock of a test tenant.";
+    TENANCY_WRITE = "tenancy:write", "Advances the clock of a test tenant.";
     AUDIT_READ = "audit:read", "Reads the audit trail and the event history.";
 }
 

@@ -184,6 +184,42 @@ impl<T: JsonSchema, C: Class> JsonSchema for Personal<T, C> {
     }
 }
 
+/// The key of a JSON object that holds what is never shown, not even to whom sees personal data.
+pub const SECRET: &str = "$secret";
+/// What is shown in the place of a [`Secret`]; sent back, it means the secret that is there.
+pub const HIDDEN: &str = "********";
+
+/// A credential that a caller entrusts to us for use elsewhere. Sealed under the key of what it belongs to, opened only
+/// to be used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Secret {
+    #[serde(rename = "$secret")]
+    value: Personal<String, Support>,
+}
+
+impl Secret {
+    /// A secret in the clear, of `owner`: the agent, the endpoint.
+    pub fn open(owner: Uuid, value: String) -> Self {
+        Self { value: Personal::open(owner, value) }
+    }
+}
+
+/// Described as readers see it.
+impl JsonSchema for Secret {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Secret".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        schemars::json_schema!({ "type": "string", "description": "Kept sealed and never shown: always `********`." })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

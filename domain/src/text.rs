@@ -84,6 +84,8 @@ texts! {
     ExternalId: |text| check(text, 255).map(|()| Self(text.to_owned())), { "type": "string", "minLength": 1, "maxLength": 255 };
     /// Free text: 1 to 5,000 characters.
     Prose: |text| check(text, 5_000).map(|()| Self(text.to_owned())), { "type": "string", "minLength": 1, "maxLength": 5000 };
+    /// What a language model is told before it is asked: 1 to 20,000 characters.
+    Prompt: |text| check(text, 20_000).map(|()| Self(text.to_owned())), { "type": "string", "minLength": 1, "maxLength": 20000 };
     /// An e-mail address as its owner writes it; compared by [`Email::canonical`].
     Email: |text| email(text).map(|_| Self(text.trim().to_owned())), { "type": "string", "format": "email", "maxLength": 254 };
     /// A country of ISO 3166-1, two capital letters.

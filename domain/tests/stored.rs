@@ -7,7 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use domain::{Aggregate, Event, StreamType, commerce, crm, identity, names, privacy, process, tenancy};
+use domain::{
+    Aggregate, Event, StreamType, agents, billing, commerce, crm, identity, names, privacy, process, tenancy,
+};
 use serde_json::{Value, json};
 
 fn schemas() -> PathBuf {
@@ -114,6 +116,11 @@ fn what_was_folded_once_is_folded_alike_until_the_revision_is_raised() {
         of::<privacy::PrivacyRequest>(),
         of::<crm::Note>(),
         of::<process::ErasureProcess>(),
+        of::<tenancy::TestClock>(),
+        of::<agents::Agent>(),
+        of::<agents::Run>(),
+        of::<billing::Plan>(),
+        of::<billing::Subscription>(),
     ];
     assert_eq!(folds.map(|(stream, ..)| stream), *names::STREAM_TYPES);
     let folder = schemas().join("folds");

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use crate::append::{Append, AppendError, Committed, SubjectSlot};
 use crate::identity::idempotency_record;
 use crate::statement;
+use crate::work::TenantClock;
 
 type Checked<T> = Result<Result<T, AppendError>, sqlx::Error>;
 
@@ -40,6 +41,12 @@ pub(crate) async fn append(conn: &mut PgConnection, append: &Append) -> Checked<
     }
     if let Some(key) = append.api_key.take() {
         store_api_key(conn, append.tenant, &key).await?;
+    }
+    if let Some(clock) = append.clock.take() {
+        set_clock(conn, append.tenant, clock).await?;
+    }
+    if let Some(command) = append.settled_command.take() {
+        forget_command(conn, append.tenant, command).await?;
     }
     match statement::append(conn, epoch, &[&append]).await? {
         Some(committed) => match committed.first() {
@@ -180,6 +187,28 @@ async fn bury(conn: &mut PgConnection, tenant: Uuid, subject: Uuid) -> Result<i6
     .execute(&mut *conn)
     .await?;
     sqlx::query_scalar("UPDATE log_head SET epoch = epoch + 1 RETURNING epoch").fetch_one(conn).await
+}
+
+async fn set_clock(conn: &mut PgConnection, tenant: Uuid, clock: TenantClock) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "INSERT INTO tenant_clocks AS known (tenant_id, ahead, advancing) VALUES ($1, $2, $3)
+         ON CONFLICT (tenant_id) DO UPDATE SET ahead = greatest(known.ahead, excluded.ahead), advancing = excluded.advancing",
+    )
+    .bind(tenant)
+    .bind(clock.ahead.num_microseconds())
+    .bind(clock.advancing)
+    .execute(conn)
+    .await
+    .map(|_| ())
+}
+
+async fn forget_command(conn: &mut PgConnection, tenant: Uuid, command: Uuid) -> Result<(), sqlx::Error> {
+    sqlx::query("DELETE FROM process_commands WHERE tenant_id = $1 AND command_id = $2")
+        .bind(tenant)
+        .bind(command)
+        .execute(conn)
+        .await
+        .map(|_| ())
 }
 
 async fn store_api_key(conn: &mut PgConnection, tenant: Uuid, key: &crate::ApiKeyRow) -> Result<(), sqlx::Error> {

@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use crate::event::NewEvent;
+use crate::work::{TenantClock, WorkRow};
 
 /// Events for one stream, to follow a version that the caller has seen committed.
 #[derive(Clone, Debug)]
@@ -111,8 +112,12 @@ pub struct Append {
     pub tombstone: Option<Uuid>,
     /// The id under which a process sent the command.
     pub process_command: Option<Uuid>,
-    /// When the process of the first stream has something to do next; `Some(None)` for never.
-    pub process_work: Option<Option<DateTime<Utc>>>,
+    /// The command of a process whose outcome the events tell: its id is no longer remembered.
+    pub settled_command: Option<Uuid>,
+    /// When the first stream is due next, where streams of its kind wait for moments.
+    pub work: Option<WorkRow>,
+    /// The tenant's clock, where the events are about it.
+    pub clock: Option<TenantClock>,
     /// A key that authentication must find.
     pub api_key: Option<ApiKeyRow>,
 }
@@ -125,7 +130,11 @@ impl Append {
 
     /// Whether it must be committed alone: the batch statement has no part for what is rare.
     pub(crate) fn is_rare(&self) -> bool {
-        !self.releases.is_empty() || self.tombstone.is_some() || self.api_key.is_some()
+        !self.releases.is_empty()
+            || self.tombstone.is_some()
+            || self.api_key.is_some()
+            || self.clock.is_some()
+            || self.settled_command.is_some()
     }
 
     pub(crate) fn bytes(&self) -> usize {

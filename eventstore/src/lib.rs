@@ -10,15 +10,16 @@ pub mod cqrs;
 pub mod event;
 pub mod fold;
 mod identity;
+mod leases;
 mod membership;
 pub mod migrate;
 mod pools;
-mod processes;
 mod read;
 mod relay_cursor;
 mod statement;
 mod store;
 mod tail;
+mod work;
 mod writer;
 
 pub use append::{
@@ -27,9 +28,10 @@ pub use append::{
 pub use event::{Metadata, NewEvent, RecordedEvent};
 pub use fold::Loaded;
 pub use identity::{ApiKeyRecord, SubjectRow};
+pub use leases::Leadership;
 pub use pools::{Credentials, Role, TenantDb, WriteDsn};
-pub use processes::DueProcess;
 pub use read::{EventFilter, Until};
 pub use relay_cursor::RelayCursor;
-pub use store::{EventStore, Leadership, StoreConfig, StoreError, new_id};
+pub use store::{EventStore, StoreConfig, StoreError, new_id};
 pub use tail::Tail;
+pub use work::{DueWork, TenantClock, WorkRow};

@@ -49,9 +49,14 @@ WITH head AS (
     INSERT INTO process_commands (tenant_id, command_id)
     SELECT p.* FROM head, UNNEST($37::uuid[], $38::uuid[]) AS p (tenant_id, command_id)
 ), woken AS (
-    INSERT INTO process_work (tenant_id, stream_id, stream_type, due_at)
-    SELECT w.* FROM head, UNNEST($39::uuid[], $40::uuid[], $41::text[], $42::timestamptz[]) AS w (tenant_id, stream_id, stream_type, due_at)
-    ON CONFLICT (tenant_id, stream_id) DO UPDATE SET due_at = excluded.due_at
+    INSERT INTO process_work AS known (tenant_id, stream_id, stream_type, due_at, claimed_by)
+    SELECT w.* FROM head, UNNEST($39::uuid[], $40::uuid[], $41::text[], $42::timestamptz[], $43::uuid[])
+        AS w (tenant_id, stream_id, stream_type, due_at, holder)
+    ON CONFLICT (tenant_id, stream_id) DO UPDATE SET due_at = excluded.due_at, claimed_by = excluded.claimed_by,
+        claimed_until = CASE WHEN known.claimed_by = excluded.claimed_by THEN known.claimed_until END
+), rested AS (
+    DELETE FROM process_work w USING head, UNNEST($44::uuid[], $45::uuid[]) AS r (tenant_id, stream_id)
+    WHERE w.tenant_id = r.tenant_id AND w.stream_id = r.stream_id
 )
 SELECT head.base, head.at, tenants.tenant_id, tenants.sequence FROM head LEFT JOIN tenants ON true
 ";
@@ -110,12 +115,9 @@ pub(crate) async fn append(
     let claims = || batch.iter().flat_map(|a| a.claims.iter());
     let slots = || batch.iter().flat_map(|a| a.subjects.iter());
     let sent = || batch.iter().filter_map(|a| a.process_command.map(|id| (a.tenant, id)));
-    let woken = || {
-        batch.iter().filter_map(|a| {
-            let (due_at, stream) = a.process_work.zip(a.streams.first())?;
-            Some((a.tenant, stream.stream_id, stream.stream_type, due_at))
-        })
-    };
+    let work = || batch.iter().filter_map(|a| Some((a.tenant, a.streams.first()?, a.work?)));
+    let woken = || work().filter_map(|(tenant, stream, row)| Some((tenant, stream, row.due_at?, row.holder)));
+    let rested = || work().filter(|(_, _, row)| row.due_at.is_none());
     let rows = sqlx::query(APPEND)
         .bind(total)
         .bind(epoch)
@@ -156,9 +158,12 @@ pub(crate) async fn append(
         .bind(sent().map(|s| s.0).collect::<Vec<_>>())
         .bind(sent().map(|s| s.1).collect::<Vec<_>>())
         .bind(woken().map(|w| w.0).collect::<Vec<_>>())
-        .bind(woken().map(|w| w.1).collect::<Vec<_>>())
+        .bind(woken().map(|w| w.1.stream_id).collect::<Vec<_>>())
+        .bind(woken().map(|w| w.1.stream_type).collect::<Vec<_>>())
         .bind(woken().map(|w| w.2).collect::<Vec<_>>())
         .bind(woken().map(|w| w.3).collect::<Vec<_>>())
+        .bind(rested().map(|r| r.0).collect::<Vec<_>>())
+        .bind(rested().map(|r| r.1.stream_id).collect::<Vec<_>>())
         .fetch_all(conn)
         .await?;
     results(batch, &places, total, &rows)

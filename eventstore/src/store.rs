@@ -40,6 +40,9 @@ pub enum StoreError {
         /// How many of them.
         behind: i64,
     },
+    /// Another process may have the task by now.
+    #[error("the lease of a task has run out")]
+    LeaseLost,
     /// An event that this binary can't read.
     #[error("an event can't be read")]
     Decode(#[from] domain::DecodeError),
@@ -76,7 +79,7 @@ impl EventStore {
         // Planning is the first cost of a small batch; the statement's plan never depends on its parameters.
         let appending =
             dsn.pool(Role::Writer, 2, &[("plan_cache_mode", "force_generic_plan"), ("statement_timeout", "30s")])?;
-        let writing = dsn.pool(Role::Writer, 4, &[("statement_timeout", "30s")])?;
+        let writing = dsn.pool(Role::Writer, 8, &[("statement_timeout", "30s")])?;
         // Readers write the relay's cursor alone, and a lost one means that events are published twice.
         let reading =
             dsn.pool(Role::Reader, config.readers, &[("statement_timeout", "120s"), ("synchronous_commit", "off")])?;
@@ -148,15 +151,6 @@ impl EventStore {
         sqlx::query("SELECT 1").execute(&self.inner.writing).await?;
         Ok(())
     }
-
-    /// Tries to become the only process of the house with that task. The lock is held as long as the guard lives and its
-    /// connection does; `None` where another process has it.
-    pub async fn lead(&self, task: &str) -> Result<Option<Leadership>, StoreError> {
-        let mut conn = self.inner.reading.acquire().await?;
-        let key = task_key(task);
-        let won: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock($1)").bind(key).fetch_one(&mut *conn).await?;
-        Ok(won.then(|| Leadership { conn: conn.detach() }))
-    }
 }
 
 /// Makes the idempotency tables of the next days and drops the old ones, in every process: keyed writes must not depend
@@ -172,29 +166,6 @@ async fn keep_house(pool: PgPool, stop: CancellationToken) {
 
 async fn turn_idempotency_days(pool: &PgPool) -> Result<(), sqlx::Error> {
     sqlx::query("SELECT turn_idempotency_days()").execute(pool).await.map(|_| ())
-}
-
-/// Proof that this process alone has a task, as long as its connection lives.
-#[derive(Debug)]
-pub struct Leadership {
-    conn: sqlx::PgConnection,
-}
-
-impl Leadership {
-    /// Whether the lock is still ours; an error means that the connection, and so the lock, is gone.
-    pub async fn confirm(&mut self) -> Result<(), StoreError> {
-        sqlx::query("SELECT 1").execute(&mut self.conn).await?;
-        Ok(())
-    }
-}
-
-/// The advisory lock's number of a task, in a range of our own.
-fn task_key(task: &str) -> i64 {
-    use sha2::Digest;
-    let hash: [u8; 32] = sha2::Sha256::digest(format!("annals task {task}")).into();
-    let mut first = [0; 8];
-    first.copy_from_slice(&hash[..8]);
-    i64::from_be_bytes(first)
 }
 
 /// A fresh UUIDv7.

@@ -7,6 +7,7 @@
 //!
 //! Architecture Invariant: nothing here writes to the log, holds a key or opens what is sealed.
 
+pub mod agents;
 pub mod analytics;
 mod bells;
 mod checkpoint;

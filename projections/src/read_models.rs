@@ -201,7 +201,8 @@ impl ReadModels {
     }
 }
 
-async fn point(conn: &mut PgConnection, projector: &str, tenant: Uuid) -> Result<ReadPoint, sqlx::Error> {
+/// How far a projector has come for a tenant, at the moment of that transaction.
+pub(crate) async fn point(conn: &mut PgConnection, projector: &str, tenant: Uuid) -> Result<ReadPoint, sqlx::Error> {
     let row = sqlx::query(
         "SELECT coalesce(s.sequence, 0),
             extract(epoch FROM clock_timestamp() - coalesce(s.at, g.created_at))::float8

@@ -457,7 +457,9 @@ impl Failure {
         match self {
             Self::OtherRevision { .. } | Self::Log(StoreError::Decode(_)) => true,
             Self::Project(error) => error.is_deterministic(),
-            Self::Fenced | Self::Reassigned | Self::Log(StoreError::Database(_) | StoreError::NotSeen { .. }) => false,
+            Self::Fenced
+            | Self::Reassigned
+            | Self::Log(StoreError::Database(_) | StoreError::NotSeen { .. } | StoreError::LeaseLost) => false,
         }
     }
 }

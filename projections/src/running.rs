@@ -10,6 +10,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::agents::runs::Runs;
+use crate::analytics::mrr::Mrr;
 use crate::analytics::sales::Sales;
 use crate::bells::Bells;
 use crate::checkpoint::Slots;
@@ -29,7 +31,8 @@ const ENDS: usize = 600;
 /// Every projector of the house.
 fn projectors() -> Vec<Arc<dyn Projector>> {
     let documents = DOCUMENTS.iter().map(|kind| kind.projector());
-    documents.chain([Arc::new(AuditEntries) as Arc<dyn Projector>, Arc::new(Sales)]).collect()
+    let others: [Arc<dyn Projector>; 4] = [Arc::new(AuditEntries), Arc::new(Sales), Arc::new(Mrr), Arc::new(Runs)];
+    documents.chain(others).collect()
 }
 
 /// The projectors of this process; clones share everything.
@@ -194,6 +197,7 @@ impl Crew {
             stop.run_until_cancelled(hold(&mut leadership)).await;
             term.cancel();
             running.wait().await;
+            leadership.resign().await;
         }
     }
 

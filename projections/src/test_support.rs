@@ -1,12 +1,14 @@
 //! A house on the real Postgres of `./dev test`, for the tests beside the code. Without one these tests do nothing.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use domain::commerce::{CustomerEvent, OrderEvent, OrderLine};
 use domain::{AnyId, CustomerId, Event, Money, names};
 use eventstore::{
-    Append, Credentials, EventStore, NewEvent, Role, StoreConfig, StreamAppend, WriteDsn, migrate, new_id,
+    Append, Credentials, EventStore, NewEvent, RecordedEvent, Role, StoreConfig, StreamAppend, WriteDsn, migrate,
+    new_id,
 };
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
@@ -16,7 +18,8 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::{KafkaConfig, Projections, ReadModels, Relay};
+use crate::checkpoint::prepare;
+use crate::{KafkaConfig, Projections, Projector, ReadModels, Relay};
 
 /// A database of its own, with its log, its projectors (once started) and its queries.
 pub(crate) struct House {
@@ -90,6 +93,39 @@ impl House {
     /// Waits until a projector has seen that sequence.
     pub(crate) async fn seen(&self, projector: &str, tenant: Uuid, sequence: i64) {
         self.reads.wait(projector, tenant, sequence, Duration::from_secs(30)).await.unwrap();
+    }
+
+    /// Has one projector take these events, one batch after the other, without a log, and says that it has seen them.
+    pub(crate) async fn take(&self, projector: &dyn Projector, batches: &[&[Arc<RecordedEvent>]]) {
+        let mut conn = self.projector().await;
+        let (generation, _) = prepare(projector.name(), projector.revision(), &mut conn).await.unwrap();
+        for batch in batches {
+            projector.project(generation, batch, &mut conn).await.unwrap();
+        }
+        let Some(last) = batches.iter().flat_map(|batch| *batch).last() else { return };
+        self.note(projector.name(), last.tenant_id, last.sequence).await;
+    }
+
+    /// Says that a projector has seen a sequence.
+    pub(crate) async fn note(&self, projector: &str, tenant: Uuid, sequence: i64) {
+        let mut conn = self.projector().await;
+        prepare(projector, 1, &mut conn).await.unwrap();
+        sqlx::query(
+            "INSERT INTO projection_sequences (projector, generation, tenant_id, sequence, at)
+             VALUES ($1, 1, $2, $3, clock_timestamp())
+             ON CONFLICT (projector, generation, tenant_id) DO UPDATE SET sequence = excluded.sequence",
+        )
+        .bind(projector)
+        .bind(tenant)
+        .bind(sequence)
+        .execute(&mut conn)
+        .await
+        .unwrap();
+    }
+
+    /// A connection of the projectors.
+    async fn projector(&self) -> PgConnection {
+        PgConnection::connect_with(&self.dsn.options(Role::Projector).unwrap()).await.unwrap()
     }
 
     /// Takes the database away, once nobody uses it any more. (The owner can't end the others' connections.)
@@ -170,4 +206,35 @@ pub(crate) fn refunded(
         expected_version: version,
         events: vec![new_event(&event, occurred_at)],
     }
+}
+
+/// Where an event stands: its tenant and sequence, its stream and its version there.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
+    pub(crate) tenant: Uuid,
+    pub(crate) sequence: i64,
+    pub(crate) stream: Uuid,
+    pub(crate) version: i64,
+}
+
+/// An event as the log has it.
+pub(crate) fn recorded<E: Event>(place: Place, stream_type: &str, event: &E, at: DateTime<Utc>) -> Arc<RecordedEvent> {
+    let new = new_event(event, at);
+    Arc::new(RecordedEvent {
+        position: place.sequence,
+        tenant_id: place.tenant,
+        sequence: place.sequence,
+        stream_id: place.stream,
+        stream_type: stream_type.to_owned(),
+        version: place.version,
+        event_id: new.event_id,
+        event_type: new.event_type.to_owned(),
+        schema_version: new.schema_version,
+        subjects: None,
+        actor: new.actor,
+        occurred_at: at,
+        recorded_at: at,
+        payload: Some(new.payload),
+        metadata: Some(new.metadata),
+    })
 }

@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
+use domain::agents::{Agent, AgentEvent, AgentKind, Retry, RunEvent};
+use domain::billing::{self, Plan, PlanEvent, Subscription, SubscriptionEvent};
 use domain::commerce::{Customer, Order};
-use domain::names;
+use domain::{AgentId, CustomerId, Personal, PlanId, names};
 use eventstore::{NewEvent, StreamAppend, new_id};
 use uuid::Uuid;
 
+use crate::agents::runs::{AGENTS_RUNS, RunFilter};
+use crate::analytics::mrr::ANALYTICS_MRR;
 use crate::analytics::sales::ANALYTICS_SALES;
 use crate::analytics::{Interval, Range};
 use crate::documents::of;
@@ -39,9 +43,10 @@ async fn reports_show_each_period_in_its_zone_and_move_a_customer_whose_earlier_
     shop(&house, other).await;
     let last = shop(&house, tenant).await;
     house.seen(ANALYTICS_SALES, tenant, last).await;
+    house.seen(ANALYTICS_MRR, tenant, last).await;
 
     let months = range(Interval::Month, "1997-01-01T00:00:00Z", "1997-06-01T00:00:00Z", "UTC");
-    let revenue = house.reads.revenue(tenant, &months).await.unwrap();
+    let revenue = house.reads.revenue(tenant, &months, at("1997-05-15T00:00:00Z")).await.unwrap();
     assert_eq!(revenue.sequence, last);
     let shown: Vec<_> = revenue.periods.iter().filter(|period| period.currency.code() == "USD").collect();
     let figures =
@@ -57,15 +62,24 @@ async fn reports_show_each_period_in_its_zone_and_move_a_customer_whose_earlier_
         ]
     );
     assert_eq!(revenue.periods.len(), 10, "each period has both currencies");
+    for period in &revenue.periods {
+        let moved = &period.mrr_movements;
+        let sums = [&period.mrr, &moved.new, &moved.expansion, &moved.contraction, &moved.churn, &moved.reactivation];
+        assert!(sums.iter().all(|sum| sum.amount == 0 && sum.currency == period.currency), "nobody subscribes");
+        assert_eq!(
+            (period.active_subscriptions, period.gross_mrr_churn_rate, period.net_mrr_churn_rate),
+            (0, None, None)
+        );
+    }
 
     // In Berlin Bob's first order falls into April, and weeks are those of ISO 8601.
     let berlin = Range { time_zone: "Europe/Berlin".into(), ..months.clone() };
-    let revenue = house.reads.revenue(tenant, &berlin).await.unwrap();
+    let revenue = house.reads.revenue(tenant, &berlin, at("1997-05-15T00:00:00Z")).await.unwrap();
     let april: Vec<_> = revenue.periods.iter().filter(|p| p.period == "1997-04" && p.orders > 0).collect();
     assert_eq!((april.len(), april[0].order_revenue.amount), (1, 500));
     assert_eq!(april[0].starts_at, at("1997-03-31T22:00:00Z"));
     let weeks = Range { interval: Interval::Week, ..months.clone() };
-    let revenue = house.reads.revenue(tenant, &weeks).await.unwrap();
+    let revenue = house.reads.revenue(tenant, &weeks, at("1997-05-15T00:00:00Z")).await.unwrap();
     assert_eq!(
         (revenue.periods[0].period.as_str(), revenue.periods[0].starts_at),
         ("1997-W02", at("1997-01-06T00:00:00Z"))
@@ -89,18 +103,21 @@ async fn reports_show_each_period_in_its_zone_and_move_a_customer_whose_earlier_
     );
     assert_eq!(cohorts.cohorts[0].cells[2].retention, 1.0);
 
-    let kpis = house.reads.kpis(tenant).await.unwrap();
+    let kpis = house.reads.kpis(tenant, at("1997-05-15T00:00:00Z")).await.unwrap();
     assert_eq!((kpis.customers.value, kpis.orders.value, kpis.repeat_rate.value), (2, 5, Some(1.0)));
     assert_eq!(kpis.revenue.value.iter().map(|sum| sum.amount).collect::<Vec<_>>(), [300, 1_700]);
     assert_eq!(kpis.refunds.value.iter().map(|sum| sum.amount).collect::<Vec<_>>(), [0, 400]);
     assert_eq!(kpis.average_order.value.iter().map(|sum| sum.amount).collect::<Vec<_>>(), [300, 425]);
 
     let nowhere = Range { time_zone: "Europe/Atlantis".into(), ..months.clone() };
-    assert!(matches!(house.reads.revenue(tenant, &nowhere).await, Err(ReadError::UnknownTimeZone(_))));
+    assert!(matches!(
+        house.reads.revenue(tenant, &nowhere, at("1997-05-15T00:00:00Z")).await,
+        Err(ReadError::UnknownTimeZone(_))
+    ));
     let decades = range(Interval::Week, "1997-01-01T00:00:00Z", "2026-01-01T00:00:00Z", "UTC");
     let refused = house.reads.cohorts(tenant, &decades, at("2026-01-01T00:00:00Z")).await;
     assert!(matches!(refused, Err(ReadError::TooManyPeriods { .. })));
-    let nobody = house.reads.kpis(new_id()).await.unwrap();
+    let nobody = house.reads.kpis(new_id(), at("1997-05-15T00:00:00Z")).await.unwrap();
     assert_eq!((nobody.customers.value, nobody.repeat_rate.value), (0, None));
     house.stop.cancel();
     projections.stopped().await;
@@ -120,14 +137,18 @@ async fn a_sum_beyond_64_bits_is_told_and_a_narrower_range_has_one() {
     });
     let last = house.append(tenant, streams.collect()).await;
     house.seen(ANALYTICS_SALES, tenant, last).await;
+    house.seen(ANALYTICS_MRR, tenant, last).await;
 
     let month = range(Interval::Month, "1997-01-01T00:00:00Z", "1997-02-01T00:00:00Z", "UTC");
-    assert!(matches!(house.reads.revenue(tenant, &month).await, Err(ReadError::SumTooLarge)));
+    assert!(matches!(
+        house.reads.revenue(tenant, &month, at("1997-05-15T00:00:00Z")).await,
+        Err(ReadError::SumTooLarge)
+    ));
     let cohorts = house.reads.cohorts(tenant, &month, at("1997-02-01T00:00:00Z")).await;
     assert!(matches!(cohorts, Err(ReadError::SumTooLarge)));
-    assert!(matches!(house.reads.kpis(tenant).await, Err(ReadError::SumTooLarge)));
+    assert!(matches!(house.reads.kpis(tenant, at("1997-05-15T00:00:00Z")).await, Err(ReadError::SumTooLarge)));
     let day = range(Interval::Day, "1997-01-05T00:00:00Z", "1997-01-06T00:00:00Z", "UTC");
-    let narrower = house.reads.revenue(tenant, &day).await.unwrap();
+    let narrower = house.reads.revenue(tenant, &day, at("1997-05-15T00:00:00Z")).await.unwrap();
     assert_eq!(narrower.periods[0].order_revenue.amount, 1_000 * most.amount);
     let positions = house.reads.positions().await.unwrap();
     assert!(positions.contains(&(ANALYTICS_SALES.to_owned(), house.store.tail().position())), "{positions:?}");
@@ -195,6 +216,100 @@ async fn documents_and_the_trail_are_listed_by_what_they_declare() {
     // Each tenant has its own, and nobody has those of nobody.
     let mut tx = house.reads.begin(Uuid::nil()).await.unwrap();
     for table in ["commerce_orders", "audit_entries", "analytics_sales", "projection_sequences"] {
+        let sql = sqlx::AssertSqlSafe(format!("SELECT count(*) FROM {table}"));
+        assert_eq!(sqlx::query_scalar::<_, i64>(sql).fetch_one(&mut *tx).await.unwrap(), 0, "{table}");
+    }
+    drop(tx);
+    house.stop.cancel();
+    projections.stopped().await;
+    drop(projections);
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn plans_subscriptions_agents_and_runs_come_out_of_the_log() {
+    let Some(house) = House::open().await else { return };
+    let projections = house.project();
+    let (tenant, day) = (new_id(), at("2026-01-10T00:00:00Z"));
+    let [plan, customer, subscription, agent, run] = [new_id(), new_id(), new_id(), new_id(), new_id()];
+    let stream = |kind: domain::StreamType, stream_id, event| StreamAppend {
+        stream_type: kind.name,
+        stream_id,
+        expected_version: 0,
+        events: vec![event],
+    };
+    let price = money(1_200, "USD");
+    let created = PlanEvent::Created {
+        external_id: None,
+        name: "Basic".parse().unwrap(),
+        price,
+        interval: billing::Interval::Year,
+    };
+    let started = SubscriptionEvent::Started {
+        external_id: None,
+        customer: CustomerId::from(customer),
+        plan: PlanId::from(plan),
+        price,
+        interval: billing::Interval::Year,
+        quantity: 1,
+        time_zone: "UTC".parse().unwrap(),
+        anchor: day,
+        period: billing::Period { start: day, end: at("2027-01-10T00:00:00Z") },
+        cycle: 0,
+        mrr: money(100, "USD"),
+    };
+    let known = AgentEvent::Created {
+        external_id: None,
+        name: "Ada".parse().unwrap(),
+        kind: AgentKind::Llm,
+        http: None,
+        llm: None,
+        timeout_seconds: 9,
+        retry: Retry::default(),
+    };
+    let requested = RunEvent::Requested {
+        external_id: None,
+        agent: AgentId::from(agent),
+        agent_version: 1,
+        customer: None,
+        task_type: None,
+        input: Personal::open(run, serde_json::Map::new()),
+        timeout_seconds: 9,
+        retry: Retry::default(),
+        at: day,
+    };
+    let streams = vec![
+        stream(names::PLAN, plan, new_event(&created, day)),
+        stream(names::SUBSCRIPTION, subscription, new_event(&started, day)),
+        stream(names::AGENT, agent, new_event(&known, day)),
+        stream(names::RUN, run, new_event(&requested, day)),
+    ];
+    let last = house.append(tenant, streams).await;
+    let tables =
+        ["billing_plans", "billing_subscriptions", "agents_agents", AGENTS_RUNS, ANALYTICS_MRR, ANALYTICS_SALES];
+    for projector in tables {
+        house.seen(projector, tenant, last).await;
+    }
+    let list = async |kind, filters: Vec<(&str, &str)>| {
+        let documents = house.reads.list(tenant, kind, &filters, None, 10).await.unwrap();
+        documents.iter().map(|document| document.id).collect::<Vec<_>>()
+    };
+    assert_eq!(list(of::<Plan>(), vec![("status", "active")]).await, [plan]);
+    let (customer, plan) = (customer.to_string(), plan.to_string());
+    let filters = vec![("customer_id", customer.as_str()), ("plan_id", plan.as_str()), ("status", "active")];
+    assert_eq!(list(of::<Subscription>(), filters).await, [subscription]);
+    assert_eq!(list(of::<Subscription>(), vec![("customer_id", plan.as_str())]).await, [] as [Uuid; 0]);
+    assert_eq!(list(of::<Agent>(), vec![("kind", "llm"), ("status", "active")]).await, [agent]);
+    assert_eq!(list(of::<Agent>(), vec![("kind", "http")]).await, [] as [Uuid; 0]);
+    let runs = house.reads.runs(tenant, &RunFilter::default(), None, 10).await.unwrap();
+    assert_eq!((runs.len(), runs[0].next_attempt_at), (1, Some(day)));
+    let months = range(Interval::Month, "2026-01-01T00:00:00Z", "2026-12-01T00:00:00Z", "UTC");
+    let revenue = house.reads.revenue(tenant, &months, at("2026-03-01T00:00:00Z")).await.unwrap();
+    assert_eq!((revenue.sequence, revenue.periods.len(), revenue.periods[2].mrr.amount), (last, 3, 100));
+
+    // Each tenant has its own.
+    let mut tx = house.reads.begin(Uuid::nil()).await.unwrap();
+    for table in &tables[..5] {
         let sql = sqlx::AssertSqlSafe(format!("SELECT count(*) FROM {table}"));
         assert_eq!(sqlx::query_scalar::<_, i64>(sql).fetch_one(&mut *tx).await.unwrap(), 0, "{table}");
     }
@@ -298,7 +413,7 @@ async fn two_that_believe_to_have_the_same_work_apply_each_event_once() {
         }
         let counts = house.reads.event_types(tenant).await.unwrap();
         assert_eq!(counts.iter().map(|of| of.count).collect::<Vec<_>>(), [120, 300, 60]);
-        let kpis = house.reads.kpis(tenant).await.unwrap();
+        let kpis = house.reads.kpis(tenant, at("1997-05-15T00:00:00Z")).await.unwrap();
         assert_eq!((kpis.customers.value, kpis.orders.value), (120, 300));
         let refunds = house.reads.list(tenant, of::<Order>(), &[("status", "partly_refunded")], None, 100).await;
         assert_eq!(refunds.unwrap().len(), 60);

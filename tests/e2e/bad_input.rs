@@ -1,6 +1,10 @@
 //! Bad input: each operation of the OpenAPI document gets everything that clients get wrong. Each is told what to mend,
 //! and nothing is appended. A new operation is in here as soon as it is in the document.
 
+use std::collections::HashMap;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::OnceLock;
+
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -45,6 +49,10 @@ impl Operation {
             "orders" => "ord",
             "privacy" | "gdpr" => "prq",
             "notes" => "nte",
+            "plans" => "pln",
+            "subscriptions" | "payments" => "sub",
+            "agents" => "agt",
+            "runs" => "run",
             other => panic!("whose ids are below /{other}? Say so here"),
         }
     }
@@ -114,22 +122,13 @@ async fn every_operation_wants_a_key_that_may(house: &House) {
 
 async fn every_operation_hides_what_is_not_there(house: &House) {
     let (tenant, other) = (house.tenant().await, house.tenant().await);
-    let customer = other.post("/customers", &json!({"external_id": "theirs"})).expect(201).await;
-    let placed = other.post("/orders", &order(customer.id(), 5)).expect(201).await;
-    let filed =
-        other.post("/privacy/requests", &json!({"customer": customer.id(), "kind": "erasure"})).expect(202).await;
-    let note = other.post("/notes", &json!({"customer": customer.id(), "text": "theirs"})).expect(201).await;
-    other.until_events("erasure.stepped", 1).await;
+    let theirs = one_of_each(&other, "theirs").await;
     let before = other.events_head().await;
     for operation in operations(house).await.iter().filter(|operation| operation.has_id()) {
-        let (theirs, wrong) = match operation.prefix() {
-            "cus" => (customer.id(), placed.id()),
-            "ord" => (placed.id(), customer.id()),
-            "nte" => (note.id(), customer.id()),
-            _ => (filed.id(), customer.id()),
-        };
+        let theirs_too = theirs[operation.prefix()].as_str();
+        let wrong = theirs[if operation.prefix() == "cus" { "ord" } else { "cus" }].as_str();
         let unknown = operation.nobody();
-        for id in [theirs, wrong, unknown.as_str(), "ext:theirs", "17", "%00", "..%2f..", "cus_%F0"] {
+        for id in [theirs_too, wrong, unknown.as_str(), "ext:theirs", "17", "%00", "..%2f..", "cus_%F0"] {
             operation.good(&tenant, id).problem(404, "not-found").await;
         }
     }
@@ -149,22 +148,11 @@ fn with_field(example: &Value, text: &str) -> String {
 
 async fn every_body_is_parsed_strictly(house: &House) {
     let tenant = house.tenant().await;
-    let customer = tenant.post("/customers", &json!({"external_id": "c"})).expect(201).await;
-    let placed = tenant.post("/orders", &order(customer.id(), 5)).expect(201).await;
-    let filed =
-        tenant.post("/privacy/requests", &json!({"customer": customer.id(), "kind": "erasure"})).expect(202).await;
-    let note = tenant.post("/notes", &json!({"customer": customer.id(), "text": "ours"})).expect(201).await;
-    tenant.until_events("erasure.stepped", 1).await;
+    let ours = one_of_each(&tenant, "c").await;
     let head = tenant.events_head().await;
     for operation in operations(house).await {
         let Some(example) = &operation.example else { continue };
-        let id = match operation.has_id().then(|| operation.prefix()) {
-            Some("cus") => customer.id(),
-            Some("ord") => placed.id(),
-            Some("nte") => note.id(),
-            Some(_) => filed.id(),
-            None => "",
-        };
+        let id = if operation.has_id() { ours[operation.prefix()].as_str() } else { "" };
         let tenant = if operation.path.ends_with("/approve") { tenant.approving() } else { tenant.clone() };
         let raw = |body: String| operation.at(&tenant, id).raw("application/json", body);
         raw("{\"a\": ".into()).problem(400, "malformed-json").await;
@@ -307,23 +295,39 @@ async fn a_price_that_gets_too_large_is_told(house: &House) {
     assert_eq!(tenant.post("/orders", &body).expect(201).await.body["total"]["amount"], most);
 }
 
-/// Something that the operation can be carried out on: its id.
-async fn target(tenant: &Tenant, operation: &Operation, external_id: &str) -> String {
-    let body = json!({"external_id": external_id});
-    let customer = tenant.post("/customers", &body).expect(201).await;
-    let made = match operation.prefix() {
-        "cus" => customer,
-        "ord" => tenant.post("/orders", &order(customer.id(), 1_000)).expect(201).await,
-        "nte" => tenant.post("/notes", &json!({"customer": customer.id(), "text": "ours"})).expect(201).await,
-        _ => {
-            let body = json!({"customer": customer.id(), "kind": "erasure"});
-            let heard = tenant.count_events("erasure.stepped").await;
-            let filed = tenant.post("/privacy/requests", &body).expect(202).await;
-            tenant.until_events("erasure.stepped", heard + 1).await;
-            filed
-        }
-    };
-    made.id().to_owned()
+/// Where calls are taken and never answered.
+fn nowhere() -> SocketAddr {
+    static LISTENER: OnceLock<TcpListener> = OnceLock::new();
+    LISTENER.get_or_init(|| TcpListener::bind("127.0.0.1:0").unwrap()).local_addr().unwrap()
+}
+
+/// One resource of each kind, none of which moves by itself any more: their ids by prefix.
+async fn one_of_each(tenant: &Tenant, external_id: &str) -> HashMap<&'static str, String> {
+    let customer = tenant.post("/customers", &json!({"external_id": external_id})).expect(201).await;
+    let plan = json!({"name": "Plan", "price": {"amount": 5, "currency": "USD"}, "interval": "month"});
+    let plan = tenant.post("/plans", &plan).expect(201).await;
+    let http = json!({"url": format!("http://{}/", nowhere())});
+    let agent = json!({"name": "Agent", "kind": "http", "http": http, "timeout_seconds": 600});
+    let agent = tenant.post("/agents", &agent).expect(201).await;
+    let (begun, heard) =
+        (tenant.count_events("run.attempt_started").await, tenant.count_events("erasure.stepped").await);
+    let made = [
+        ("ord", "/orders".to_owned(), order(customer.id(), 1_000)),
+        ("nte", "/notes".to_owned(), json!({"customer": customer.id(), "text": "theirs"})),
+        ("sub", "/subscriptions".to_owned(), json!({"customer": customer.id(), "plan": plan.id()})),
+        ("run", format!("/agents/{}/execute", agent.id()), json!({"input": {}})),
+        ("prq", "/privacy/requests".to_owned(), json!({"customer": customer.id(), "kind": "erasure"})),
+    ];
+    let mut ids =
+        HashMap::from([("cus", customer), ("pln", plan), ("agt", agent)].map(|(p, a)| (p, a.id().to_owned())));
+    for (prefix, path, body) in made {
+        let answer = tenant.post(&path, &body).send().await;
+        assert!([201, 202].contains(&answer.status), "{path}: {}", answer.text);
+        ids.insert(prefix, answer.id().to_owned());
+    }
+    tenant.until_events("run.attempt_started", begun + 1).await;
+    tenant.until_events("erasure.stepped", heard + 1).await;
+    ids
 }
 
 async fn every_condition_that_no_longer_holds_is_told(house: &House) {
@@ -332,28 +336,45 @@ async fn every_condition_that_no_longer_holds_is_told(house: &House) {
     assert!(conditional.len() >= 6, "{} operations take If-Match", conditional.len());
     for operation in conditional {
         let tenant = house.tenant().await;
-        let id = target(&tenant, operation, "c").await;
+        let id = one_of_each(&tenant, "c").await.remove(operation.prefix()).unwrap();
+        let (resource, _) = operation.path.split_once("{id}").unwrap();
+        let stands = tenant.get(&format!("{resource}{id}")).expect(200).await.header("etag").to_owned();
         let caller = if operation.path.ends_with("/approve") { tenant.approving() } else { tenant.clone() };
         let head = tenant.events_head().await;
-        for stale in ["\"0\"", "\"2\"", "\"999999999999999999\""] {
+        for stale in ["\"0\"", "\"7\"", "\"999999999999999999\""] {
             let refused = operation.good(&caller, &id).header("if-match", stale).problem(412, "version-conflict").await;
-            assert_eq!(refused.body["version"], 1, "{}: {}", operation.path, refused.text);
+            let version = format!("\"{}\"", refused.body["version"]);
+            assert_eq!(version, stands, "{}: {}", operation.path, refused.text);
         }
         for malformed in ["1", "\"one\"", "W/\"1\"", ""] {
             operation.good(&caller, &id).header("if-match", malformed).send().await.assert_refused();
         }
         assert_eq!(tenant.events_head().await, head, "{}: nothing was appended", operation.path);
-        operation.good(&caller, &id).header("if-match", "\"1\"").expect(200).await;
+        operation.good(&caller, &id).header("if-match", stands).expect(200).await;
     }
 }
 
 /// Another valid body, where there is any.
 fn another(example: &Value) -> Option<Value> {
-    let fields = ["/name", "/text", "/reason", "/email", "/external_id", "/items/0/external_id"];
+    let fields = [
+        "/name",
+        "/text",
+        "/reason",
+        "/email",
+        "/external_id",
+        "/items/0/external_id",
+        "/llm/model",
+        "/task_type",
+        "/advance_to",
+    ];
     let mut other = example.clone();
     let field = fields.into_iter().find(|field| other.pointer(field).is_some());
     assert!(field.is_some() || other == json!({}), "which text of {example} may be another? Say so here");
-    let changed = json!(if field? == "/email" { "another@example.com" } else { "another" });
+    let changed = json!(match field? {
+        "/email" => "another@example.com",
+        "/advance_to" => "2027-12-24T00:00:00Z",
+        _ => "another",
+    });
     *other.pointer_mut(field?)? = changed;
     Some(other)
 }
@@ -363,14 +384,21 @@ async fn every_key_stands_for_one_request(house: &House) {
     let keyed: Vec<_> = all.iter().filter(|operation| operation.keyed && operation.method == Method::POST).collect();
     assert!(keyed.len() >= 9, "{} operations take Idempotency-Key", keyed.len());
     for operation in keyed {
-        let tenant = house.tenant().await;
+        let tenant = house.test_tenant().await;
         let caller = if operation.path.ends_with("/approve") { tenant.approving() } else { tenant.clone() };
         let (mut id, mut second) = (String::new(), String::new());
         if operation.has_id() {
-            id = target(&tenant, operation, "c").await;
-            second = target(&tenant, operation, "d").await;
-        } else if !operation.path.starts_with("/customers") {
+            id = one_of_each(&tenant, "c").await.remove(operation.prefix()).unwrap();
+            second = one_of_each(&tenant, "d").await.remove(operation.prefix()).unwrap();
+        }
+        // What the examples name.
+        if !operation.path.starts_with("/customers") {
             tenant.post("/customers", &json!({"external_id": "crm-1815"})).expect(201).await;
+        }
+        if operation.path.starts_with("/subscriptions") {
+            let price = json!({"amount": 1, "currency": "USD"});
+            let plan = json!({"external_id": "basic", "name": "Basic", "price": price, "interval": "month"});
+            tenant.post("/plans", &plan).expect(201).await;
         }
         let done = operation.good(&caller, &id).send().await;
         assert!((200..300).contains(&done.status), "{}: {} {}", operation.path, done.status, done.text);

@@ -16,7 +16,18 @@ use crate::lodging::setting;
 pub(crate) const CANARIES: &[&str] =
     &["canary-x7", "Canaryname", "canaryreason", "canary-e1", "Canary Name", "canary@example.com", "canary reason"];
 /// More that no line of the log may have: reasons, notes, keys.
-const NEVER_LOGGED: &[&str] = &["asked by phone", "likes jazz", "likes swing", "scratched", "ann_live_"];
+const NEVER_LOGGED: &[&str] = &[
+    "canary question",
+    "canary-secret",
+    "canary provider",
+    "canary prompt",
+    "canary hello",
+    "asked by phone",
+    "likes jazz",
+    "likes swing",
+    "scratched",
+    "ann_live_",
+];
 
 /// What stands in a log, which was written from the first request to the last, and should not.
 pub(crate) fn found_in_log(log: &str, secrets: &[String]) -> Vec<String> {

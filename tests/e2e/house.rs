@@ -95,6 +95,11 @@ impl House {
         self.lodging.tenant().await
     }
 
+    /// A new tenant with keys and a clock that can be advanced.
+    pub(crate) async fn test_tenant(&self) -> Tenant {
+        self.lodging.test_tenant().await
+    }
+
     /// Somebody without a key.
     pub(crate) fn visitor(&self) -> Client {
         self.lodging.visitor()

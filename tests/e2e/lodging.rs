@@ -26,6 +26,12 @@ const ROOT_KEY: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
 const SCOPES: &[&str] = &[
     "commerce:read",
     "commerce:write",
+    "billing:read",
+    "billing:write",
+    "agents:read",
+    "agents:write",
+    "tenancy:read",
+    "tenancy:write",
     "crm:read",
     "crm:write",
     "privacy:read",
@@ -156,7 +162,9 @@ impl Lodging {
             .env("ANNALS_KEYS_COPY_DIR", folder.join("keys-copy"))
             .env("ANNALS_ROOT_KEY_FILE", folder.join("root.key"))
             .env("ANNALS_LISTEN", &self.listen)
-            .env("ANNALS_ERASURE_DELAY_SECONDS", "0");
+            .env("ANNALS_ERASURE_DELAY_SECONDS", "0")
+            // The providers of these tests are on this machine.
+            .env("ANNALS_EGRESS_ALLOW", "127.0.0.0/8");
         for role in ["OWNER", "API", "WRITER", "READER", "PROJECTOR"] {
             let name = format!("ANNALS_{role}_PASSWORD");
             command.env(&name, setting(&name));
@@ -173,7 +181,17 @@ impl Lodging {
 
     /// A new tenant with a key for everything and another that may only approve.
     pub(crate) async fn tenant(&self) -> Tenant {
-        let created = commands::admin::create_tenant(&self.executor, "Test".parse().unwrap()).await.unwrap();
+        self.new_tenant(false).await
+    }
+
+    /// The same, with a clock that can be advanced.
+    pub(crate) async fn test_tenant(&self) -> Tenant {
+        self.new_tenant(true).await
+    }
+
+    async fn new_tenant(&self, for_tests: bool) -> Tenant {
+        let name = "Test".parse().unwrap();
+        let created = commands::admin::create_tenant(&self.executor, name, for_tests).await.unwrap();
         let (key_id, secret) = self.issue(created.id, SCOPES).await;
         let (_, approver) = self.issue(created.id, &["privacy:read", "privacy:approve"]).await;
         let visitor = self.visitor();

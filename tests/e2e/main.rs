@@ -4,14 +4,18 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that panics has failed")]
 
+mod agents;
 mod analytics;
 mod architecture;
 mod audit;
 mod bad_input;
+mod billing;
 mod canaries;
 mod client;
+mod clock;
 mod cqrs;
 mod customers;
+mod hosts;
 mod house;
 mod idempotency;
 mod lodging;
@@ -20,6 +24,7 @@ mod notes;
 mod orders;
 mod privacy;
 mod processes;
+mod provider;
 
 use std::process::ExitCode;
 
@@ -45,11 +50,15 @@ fn main() -> ExitCode {
     let trials: Vec<Trial> = [
         architecture::tests(),
         processes::tests(),
+        hosts::tests(),
         log::tests(),
         cqrs::tests(),
         customers::tests(),
         orders::tests(),
         notes::tests(),
+        billing::tests(),
+        agents::tests(),
+        clock::tests(),
         idempotency::tests(),
         bad_input::tests(),
         privacy::tests(),

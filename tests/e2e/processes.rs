@@ -32,23 +32,31 @@ tests![
 ];
 
 /// A process of the binary; killed when it is dropped.
-struct Running {
+pub(crate) struct Running {
     child: Child,
 }
 
 impl Running {
-    fn start(lodging: &Lodging, role: &str, settings: &[(&str, &str)]) -> Self {
+    pub(crate) fn start(lodging: &Lodging, role: &str, settings: &[(&str, &str)]) -> Self {
         let mut command = lodging.command(&[role]);
         command.envs(settings.iter().copied()).kill_on_drop(true);
         Self { child: command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap() }
     }
 
-    fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         let pid = self.child.id().unwrap().to_string();
         assert!(std::process::Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
     }
 
-    async fn end(mut self) -> i32 {
+    pub(crate) fn pid(&self) -> String {
+        self.child.id().unwrap().to_string()
+    }
+
+    pub(crate) async fn kill(mut self) {
+        self.child.kill().await.unwrap();
+    }
+
+    pub(crate) async fn end(mut self) -> i32 {
         self.signal("TERM");
         let ended = tokio::time::timeout(Duration::from_secs(30), self.child.wait()).await;
         ended.expect("it ends by itself").unwrap().code().unwrap_or(-1)
@@ -56,7 +64,7 @@ impl Running {
 }
 
 /// Waits until the address answers that it is ready.
-async fn ready(client: &Client) {
+pub(crate) async fn ready(client: &Client) {
     for _ in 0..600 {
         if client.try_get("!/health/ready").await == Some(200) {
             return;

@@ -4,8 +4,10 @@ use axum::http::Method;
 use chrono::{DateTime, Utc};
 use domain::TypedId;
 use domain::names::ANALYTICS_READ;
+use projections::agents::runs::AGENTS_RUNS;
 use projections::analytics::cohorts::{self, Cohort};
 use projections::analytics::kpis::{self, Kpis};
+use projections::analytics::mrr::ANALYTICS_MRR;
 use projections::analytics::revenue::{self, RevenuePeriod};
 use projections::analytics::sales::ANALYTICS_SALES;
 use projections::analytics::{Interval, Range};
@@ -32,7 +34,11 @@ const FIGURE_TOO_LARGE: Code = Code::rule(
 pub fn operations() -> Vec<Operation> {
     vec![
         Operation::query(Method::GET, "/analytics/revenue", "analytics.revenue.get", ANALYTICS_READ)
-            .about("Revenue by period and currency", "Refunds count in the period in which they were made.")
+            .about(
+                "Revenue by period and currency",
+                "Refunds count in the period in which they were made. What comes in again and again (MRR) moves by customer: \
+                 `mrr` is that at the period's start, plus `new`, `expansion` and `reactivation`, less `contraction` and `churn`.",
+            )
             .rate(RateClass::Report)
             .takes::<RevenueQuery>()
             .answers(report::<Revenue>)
@@ -146,8 +152,8 @@ fn range(
 async fn revenue(call: Call) -> Result<Answer, Problem> {
     let RevenueQuery { from, to, interval, time_zone } = call.query.clone().typed()?;
     let range = range("?", from, to, interval.unwrap_or(Interval::Month), time_zone)?;
-    let seen = call.await_model(ANALYTICS_SALES).await?;
-    let revenue = call.state.models.revenue(call.tenant().uuid(), &range).await;
+    let seen = call.await_models(&[ANALYTICS_SALES, ANALYTICS_MRR]).await?;
+    let revenue = call.state.models.revenue(call.tenant().uuid(), &range, call.now).await;
     let revenue = revenue.map_err(|error| call.behind(error).within("?"))?;
     let sequence = revenue.sequence;
     let report = to_json(Revenue { data: revenue.periods });
@@ -174,13 +180,13 @@ async fn cohorts(call: Call) -> Result<Answer, Problem> {
 
 async fn kpis(call: Call) -> Result<Answer, Problem> {
     call.query.clone().typed::<crate::extract::query::Nothing>()?;
-    let seen = call.await_model(ANALYTICS_SALES).await?;
-    let kpis = call.state.models.kpis(call.tenant().uuid()).await.map_err(|error| match error {
+    let seen = call.await_models(&[ANALYTICS_SALES, ANALYTICS_MRR, AGENTS_RUNS]).await?;
+    let kpis = call.state.models.kpis(call.tenant().uuid(), call.now).await.map_err(|error| match error {
         // There is no range that could be narrowed.
         ReadError::SumTooLarge => Problem::of(FIGURE_TOO_LARGE),
         error => call.behind(error),
     })?;
-    let sequence = kpis.orders.sequence;
+    let sequence = kpis.orders.sequence.min(kpis.mrr.sequence).min(kpis.runs.sequence);
     Ok(answer("kpis", to_json(kpis), sequence, Map::new(), kpis::fold(), seen))
 }
 
@@ -195,7 +201,7 @@ fn parameters(range: &Range) -> Map<String, Value> {
 }
 
 /// A report with its manifest: what it was made of, and by what.
-fn answer(
+pub(crate) fn answer(
     object: &str,
     report: Value,
     sequence: i64,
@@ -215,7 +221,7 @@ fn answer(
 }
 
 /// A report's own schema, with `object` and `manifest`.
-fn report<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
+pub(crate) fn report<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
     let mut schema = T::json_schema(generator);
     if let Some(fields) = schema.get_mut("properties").and_then(Value::as_object_mut) {
         fields.insert("object".into(), json!({ "type": "string" }));

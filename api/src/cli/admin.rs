@@ -14,13 +14,13 @@ use crate::app::open_executor;
 use crate::config::Config;
 
 /// Makes a tenant and prints it.
-pub(super) async fn create_tenant(config: &Config, name: &str) -> Result<(), Failure> {
+pub(super) async fn create_tenant(config: &Config, name: &str, test: bool) -> Result<(), Failure> {
     let name: Line = name.parse().map_err(|error| format!("--name {error}"))?;
     let executor = open_executor(config).await?;
-    let made = admin::create_tenant(&executor, name.clone()).await;
+    let made = admin::create_tenant(&executor, name.clone(), test).await;
     executor.store().close().await;
     let made = made?;
-    let shown = json!({ "id": made.id.to_string(), "object": "tenant", "name": name });
+    let shown = json!({ "id": made.id.to_string(), "object": "tenant", "name": name, "test": test });
     out(format_args!("{shown}"));
     Ok(())
 }

@@ -49,9 +49,9 @@ enum Command {
     ///
     /// Fed by Kafka where ANNALS_KAFKA_BROKERS is set, else by the log itself.
     Project,
-    /// Run process managers: erasures, timers
+    /// Run what waits for moments: renewals, runs of agents, erasures
     ///
-    /// One process works at a time; others stand by and take over when it ends.
+    /// Any number of processes share the work; where one ends or hangs, the others go on within seconds.
     Work,
     /// Bring the databases to the schema of this binary, and end
     ///
@@ -80,6 +80,9 @@ enum Tenants {
         /// What it is called
         #[arg(long)]
         name: String,
+        /// It is for tests: it has a clock that can be advanced (POST /api/v1/test-clock)
+        #[arg(long)]
+        test: bool,
     },
 }
 
@@ -161,7 +164,9 @@ async fn carry_out(command: Command) -> Result<ExitCode, Failure> {
             err(format_args!("annals: the databases have the schema of version {}", env!("CARGO_PKG_VERSION")));
         }
         Command::Config => show_config()?,
-        Command::Tenants(Tenants::Create { name }) => admin::create_tenant(&Config::from_env()?, &name).await?,
+        Command::Tenants(Tenants::Create { name, test }) => {
+            admin::create_tenant(&Config::from_env()?, &name, test).await?;
+        }
         Command::Keys(Keys::Create { tenant, name, scopes, expires_at }) => {
             let expires_at = expires_at.map(|moment| moment.0);
             admin::create_key(&Config::from_env()?, tenant, &name, scopes, expires_at).await?;

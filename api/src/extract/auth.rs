@@ -26,6 +26,8 @@ pub struct Principal {
     pub tenant: TenantId,
     /// Who it is, as events name it.
     pub actor: AnyId,
+    /// Whether the tenant was made for tests, and so has a clock of its own.
+    pub for_tests: bool,
     key: Arc<ApiKeyRecord>,
 }
 
@@ -54,8 +56,11 @@ impl Principal {
 #[derive(Clone)]
 pub struct ApiKeys {
     store: EventStore,
-    known: Cache<Uuid, Option<Arc<ApiKeyRecord>>>,
+    known: Cache<Uuid, Option<Known>>,
 }
+
+/// A key, and whether its tenant was made for tests, which never changes.
+type Known = (Arc<ApiKeyRecord>, bool);
 
 impl ApiKeys {
     /// Over the log's database.
@@ -71,17 +76,24 @@ impl ApiKeys {
         let record = match self.known.get(&parsed.id) {
             Some(record) => record,
             None => {
-                let record = self.store.api_key(parsed.id).await?.map(Arc::new);
+                let record = match self.store.api_key(parsed.id).await? {
+                    Some(record) => {
+                        let for_tests = self.store.tenant_clock(record.tenant).await?.is_some();
+                        Some((Arc::new(record), for_tests))
+                    }
+                    None => None,
+                };
                 self.known.insert(parsed.id, record.clone());
                 record
             }
         };
-        let record = record.filter(|record| parsed.matches(&record.hash) && !record.revoked).ok_or_else(invalid)?;
+        let good = |(record, _): &Known| parsed.matches(&record.hash) && !record.revoked;
+        let (record, for_tests) = record.filter(good).ok_or_else(invalid)?;
         if record.expires_at.is_some_and(|at| at <= now) {
             return Err(challenge(Problem::of(codes::API_KEY_EXPIRED)));
         }
         let (tenant, actor) = (TenantId::from(record.tenant), ApiKeyId::from(parsed.id).into());
-        Ok(Principal { tenant, actor, key: record })
+        Ok(Principal { tenant, actor, for_tests, key: record })
     }
 }
 

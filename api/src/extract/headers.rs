@@ -14,6 +14,12 @@ pub const SEQUENCE: &str = "annals-sequence";
 pub const READ_SEQUENCE: &str = "annals-read-sequence";
 /// How many seconds ago that was the newest.
 pub const READ_AGE: &str = "annals-read-age";
+/// Says what the caller would like, such as `wait=10`.
+pub const PREFER: &str = "prefer";
+/// Says which of it was done.
+pub const PREFERENCE_APPLIED: &str = "preference-applied";
+/// The longest that an answer is held back for the end of what takes long, in seconds: less than a request may take.
+pub const LONGEST_WAIT: u64 = 25;
 /// Says that an answer is that of an earlier request with the same key.
 pub const REPLAYED: &str = "idempotent-replayed";
 
@@ -26,6 +32,8 @@ pub struct Headers {
     pub if_match: Option<i64>,
     /// `Annals-Min-Sequence`.
     pub min_sequence: Option<i64>,
+    /// `Prefer: wait=N`: how many seconds the caller would wait for the end of what takes long.
+    pub wait: Option<u64>,
 }
 
 impl Headers {
@@ -45,8 +53,25 @@ impl Headers {
             idempotency_key: key.map(idempotency_key).transpose()?,
             if_match: one("if-match")?.map(etag).transpose()?.flatten(),
             min_sequence: minimum.transpose()?,
+            wait: wait(headers)?,
         })
     }
+}
+
+/// The `wait` among the preferences (RFC 7240), bounded; of other preferences there is nothing to know.
+fn wait(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
+    let unknown = || unreadable(PREFER);
+    for value in headers.get_all(PREFER) {
+        for preference in value.to_str().map_err(|_| unknown())?.split(',') {
+            let preference = preference.split(';').next().unwrap_or_default();
+            let (name, seconds) = preference.split_once('=').unwrap_or((preference, ""));
+            if name.trim().eq_ignore_ascii_case("wait") {
+                let seconds: u64 = seconds.trim().trim_matches('"').parse().map_err(|_| unknown())?;
+                return Ok(Some(seconds.min(LONGEST_WAIT)));
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// A number from 0 up.
@@ -57,6 +82,7 @@ fn sequence(text: &str) -> Option<i64> {
 fn unreadable(name: &str) -> Problem {
     let form = match name {
         MIN_SEQUENCE => "once, a number that a write answered as `Annals-Sequence`",
+        PREFER => "as wait=N, with a number of seconds",
         "if-match" => "once, the `ETag` that a GET answered, such as \"3\" with its quotes, or *",
         _ => "once, in printable ASCII",
     };
@@ -109,6 +135,18 @@ mod tests {
         assert_eq!(read("if-match", "*").unwrap().if_match, None);
         for bad in ["3", "W/\"3\"", "\"x\"", "\"1\", \"2\"", "\"-1\""] {
             assert_eq!(read("if-match", bad), Err("bad-request"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_wait_is_bounded_and_other_preferences_are_nothing_to_us() {
+        let waits = |value: &str| read(PREFER, value).map(|headers| headers.wait);
+        assert_eq!(waits("wait=10"), Ok(Some(10)));
+        assert_eq!(waits("respond-async, Wait = 3; x=1"), Ok(Some(3)));
+        assert_eq!(waits("wait=999"), Ok(Some(LONGEST_WAIT)));
+        assert_eq!(waits("return=minimal"), Ok(None));
+        for bad in ["wait=x", "wait", "wait=-1", "wait=1.5"] {
+            assert_eq!(waits(bad), Err("bad-request"), "{bad}");
         }
     }
 

@@ -26,13 +26,15 @@ use crate::schema;
 mod read;
 mod write;
 
+pub use write::create;
+
 /// The most items that a batch may have.
 pub const MAX_ITEMS: usize = 1_000;
 /// Where the API begins.
 pub const BASE: &str = "/api/v1";
 
 /// An aggregate that the API shows.
-pub trait Resource: Documented + JsonSchema {
+pub trait Resource: Aggregate + JsonSchema {
     /// What one is called: `customer`.
     const OBJECT: &'static str;
     /// Where they are: `/customers`.
@@ -189,7 +191,7 @@ impl<A: Resource> Of<A> {
             .answers(schema::shown::<A>)
             .refuses(&[codes::ALREADY_EXISTS])
             .tagged()
-            .handled(|call| async move { write::create::<A, I>(&call).await })
+            .handled(|call| async move { Ok(create::<A, I>(&call).await?.1) })
     }
 
     /// `POST /things/batch`.
@@ -222,8 +224,11 @@ impl<A: Resource> Of<A> {
             .handled(|call| async move { read::get::<A>(call).await })
     }
 
-    /// `GET /things`.
-    pub fn list(&self) -> Operation {
+    /// `GET /things`, of those that are kept as documents.
+    pub fn list(&self) -> Operation
+    where
+        A: Documented,
+    {
         let mut operation = Operation::query(Method::GET, A::PATH, Self::name("list"), A::READ)
             .about(format!("List {}s, newest first", Self::object()), "")
             .paged()
@@ -286,6 +291,11 @@ impl<A: Resource> Of<A> {
     }
 }
 
+/// The answer to a command that created something, with its place.
+pub fn receipt_of<A: Resource>(made: &Receipt<A>) -> Result<Answer, Problem> {
+    Ok(receipt::<A>(made)?.at(&location::<A>(made.id)))
+}
+
 /// The answer to a command.
 fn receipt<A: Resource>(receipt: &Receipt<A>) -> Result<Answer, Problem> {
     let answer = Answer::new(shown_state::<A>(receipt.id, &receipt.loaded)?)
@@ -300,7 +310,7 @@ fn location<A: Resource>(id: A::Id) -> String {
 }
 
 /// The document type of a resource.
-fn document<A: Resource>() -> documents::DocumentType {
+fn document<A: Documented>() -> documents::DocumentType {
     documents::of::<A>()
 }
 

@@ -2,6 +2,7 @@
 
 use domain::TypedId;
 use eventstore::Until;
+use projections::Documented;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use uuid::Uuid;
@@ -49,7 +50,7 @@ pub(super) async fn get<A: Resource>(call: Call) -> Result<Answer, Problem> {
 }
 
 /// A page of documents.
-pub(super) async fn list<A: Resource>(call: Call) -> Result<Answer, Problem> {
+pub(super) async fn list<A: Resource + Documented>(call: Call) -> Result<Answer, Problem> {
     let before = uuid_place(call.cursor().await?)?;
     let filters = filters::<A>(&call).await?;
     let filters: Vec<(&str, &str)> = filters.iter().map(|(column, value)| (*column, value.as_str())).collect();

@@ -21,33 +21,32 @@ use crate::strict;
 /// How many items of a batch are carried out at a time: enough to fill the writer's commits.
 const ITEMS_AT_A_TIME: usize = 256;
 
-/// Creates one.
-pub(super) async fn create<A: Resource, I: Intent<A>>(call: &Call) -> Result<Answer, Problem> {
+/// Creates one; what was created, and the answer to that.
+pub async fn create<A: Resource, I: Intent<A>>(call: &Call) -> Result<(Receipt<A>, Answer), Problem> {
     let keyed = call.keyed(&call.body).await?;
-    if let Some(answer) = replay::<A>(call, keyed.as_ref()).await? {
-        return Ok(answer);
+    if let Some(earlier) = replay::<A>(call, keyed.as_ref()).await? {
+        let answer = receipt::<A>(&earlier)?.at(&location::<A>(earlier.id));
+        return Ok((earlier, answer));
     }
     let mut intent: I = strict::typed(call.body.clone())?;
     if let Some((_, problem)) = resolve::<A, I>(call, vec![(0, &mut intent)]).await?.into_iter().next() {
         return Err(problem);
     }
     let made = execute_new::<A, I>(call, intent, keyed).await?;
-    Ok(receipt::<A>(&made)?.at(&location::<A>(made.id)))
+    let answer = receipt::<A>(&made)?.at(&location::<A>(made.id));
+    Ok((made, answer))
 }
 
-/// The answer of an earlier request with the same key: before anything is looked up, for the world may have changed.
-async fn replay<A: Resource>(call: &Call, keyed: Option<&commands::Keyed>) -> Result<Option<Answer>, Problem> {
+/// What an earlier request with the same key came to: before anything is looked up, for the world may have changed.
+async fn replay<A: Resource>(call: &Call, keyed: Option<&commands::Keyed>) -> Result<Option<Receipt<A>>, Problem> {
     let Some(keyed) = keyed else { return Ok(None) };
     let earlier = call.state.executor.replay::<A>(call.tenant(), keyed).await;
-    let Some(earlier) = earlier.map_err(|error| refusal::<A>(call, error))? else { return Ok(None) };
-    let answer = receipt::<A>(&earlier)?;
-    let creating = call.path_id.is_none();
-    Ok(Some(if creating { answer.at(&location::<A>(earlier.id)) } else { answer }))
+    earlier.map_err(|error| refusal::<A>(call, error))
 }
 
 async fn execute_new<A: Resource, I: Intent<A>>(
     call: &Call,
-    intent: I,
+    mut intent: I,
     keyed: Option<commands::Keyed>,
 ) -> Result<Receipt<A>, Problem> {
     let occurred_at = intent.occurred_at();
@@ -58,6 +57,7 @@ async fn execute_new<A: Resource, I: Intent<A>>(
     let mut context = call.command(occurred_at.map(|(_, at)| at)).creating();
     context.if_match = None;
     context.idempotency = keyed;
+    intent.complete(call).await?;
     let command = intent.command(id, call)?;
     call.state.executor.execute::<A>(context, id, command).await.map_err(|error| refusal::<A>(call, error))
 }
@@ -65,8 +65,8 @@ async fn execute_new<A: Resource, I: Intent<A>>(
 /// Carries a verb out on one.
 pub(super) async fn act<A: Resource, I: Intent<A>>(call: &Call) -> Result<Answer, Problem> {
     let keyed = call.keyed(&call.body).await?;
-    if let Some(answer) = replay::<A>(call, keyed.as_ref()).await? {
-        return Ok(answer);
+    if let Some(earlier) = replay::<A>(call, keyed.as_ref()).await? {
+        return receipt::<A>(&earlier);
     }
     let intent: I = strict::typed(call.body.clone())?;
     let id = call.target::<A>().await?;
@@ -77,8 +77,8 @@ pub(super) async fn act<A: Resource, I: Intent<A>>(call: &Call) -> Result<Answer
 /// Carries a verb out that says it all.
 pub(super) async fn verb<A: Resource>(call: &Call, command: fn(&Call) -> A::Command) -> Result<Answer, Problem> {
     let keyed = call.keyed(&call.body).await?;
-    if let Some(answer) = replay::<A>(call, keyed.as_ref()).await? {
-        return Ok(answer);
+    if let Some(earlier) = replay::<A>(call, keyed.as_ref()).await? {
+        return receipt::<A>(&earlier);
     }
     strict::typed::<Nothing>(call.body.clone())?;
     let id = call.target::<A>().await?;
@@ -89,6 +89,7 @@ async fn intent_on<A: Resource, I: Intent<A>>(call: &Call, id: A::Id, mut intent
     if let Some((_, problem)) = resolve::<A, I>(call, vec![(0, &mut intent)]).await?.into_iter().next() {
         return Err(problem);
     }
+    intent.complete(call).await?;
     intent.command(id, call)
 }
 
@@ -107,8 +108,8 @@ async fn execute_on<A: Resource>(
 /// Changes what the body names. What is sent back as it was shown says nothing, so that GET then PATCH works.
 pub(super) async fn change<A: Resource, I: Intent<A>>(call: &Call) -> Result<Answer, Problem> {
     let keyed = call.keyed(&call.body).await?;
-    if let Some(answer) = replay::<A>(call, keyed.as_ref()).await? {
-        return Ok(answer);
+    if let Some(earlier) = replay::<A>(call, keyed.as_ref()).await? {
+        return receipt::<A>(&earlier);
     }
     let id = call.target::<A>().await?;
     let known = call.state.executor.load::<A>(call.tenant(), id).await?;

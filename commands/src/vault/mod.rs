@@ -212,6 +212,11 @@ impl Vault {
         walk::mask(value);
     }
 
+    /// Puts the word for "there is one" in the place of every secret, so that it can be shown to anybody.
+    pub fn hide_secrets(value: &mut Value) {
+        walk::hide_secrets(value);
+    }
+
     /// Refuses where one of these people was erased, for commands about them that bring nothing to seal. The append
     /// must carry an epoch that was read before.
     pub async fn none_erased(&self, tenant: Uuid, subjects: &[Uuid]) -> Result<(), VaultError> {

@@ -7,7 +7,7 @@ use std::fmt;
 use std::ops::Range;
 
 use domain::RetentionClass;
-use domain::personal::{ERASED, OPEN, SEALED};
+use domain::personal::{ERASED, HIDDEN, OPEN, SEALED, SECRET};
 use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
@@ -261,6 +261,16 @@ pub(super) fn mask(value: &mut Value) {
     match value {
         Value::Object(map) => map.values_mut().for_each(mask),
         Value::Array(items) => items.iter_mut().for_each(mask),
+        _ => {}
+    }
+}
+
+/// The word for a secret in every place where one is, sealed.
+pub(super) fn hide_secrets(value: &mut Value) {
+    match value {
+        Value::Object(map) if map.len() == 1 && map.contains_key(SECRET) => *value = Value::from(HIDDEN),
+        Value::Object(map) => map.values_mut().for_each(hide_secrets),
+        Value::Array(items) => items.iter_mut().for_each(hide_secrets),
         _ => {}
     }
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::{AssertSqlSafe, PgConnection};
 use uuid::Uuid;
 
-use super::sales::ANALYTICS_SALES;
+use super::sales::{self, ANALYTICS_SALES};
 use super::{Amount, Range, currency, fold_of};
 use crate::read_models::{ReadError, ReadModels, active};
 
@@ -54,7 +54,7 @@ const REVISION: i32 = 1;
 
 /// How the report is made, as a hash.
 pub fn fold() -> String {
-    fold_of(REVISION, &[&periods_sql(), &cohorts_sql()])
+    fold_of(&[(ANALYTICS_SALES, sales::REVISION)], REVISION, &[&periods_sql(), &cohorts_sql()])
 }
 
 /// The most periods that the report may span: 33 years of months, 7 of weeks. Its cells grow with their square.

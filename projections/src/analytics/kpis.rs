@@ -2,14 +2,19 @@
 
 use std::cmp::Ordering;
 
+use chrono::{DateTime, TimeDelta, Utc};
+use domain::Currency;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use sqlx::AssertSqlSafe;
+use sqlx::{AssertSqlSafe, PgConnection};
 use uuid::Uuid;
 
-use super::sales::ANALYTICS_SALES;
+use super::mrr::{self, ANALYTICS_MRR, churn_rates, movements_sql};
+use super::sales::{self, ANALYTICS_SALES};
 use super::{Amount, currency, fold_of};
-use crate::read_models::{ReadError, ReadModels, active};
+use crate::agents::metrics::{RunCounts, counts_sql};
+use crate::agents::runs::{self, AGENTS_RUNS};
+use crate::read_models::{ReadError, ReadModels, active, point};
 
 /// A figure and where it stands.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -35,14 +40,43 @@ pub struct Kpis {
     pub average_order: Kpi<Vec<Amount>>,
     /// Customers with two orders or more, as a fraction of those with one or more; none where nobody ordered.
     pub repeat_rate: Kpi<Option<f64>>,
+    /// How many subscriptions run.
+    pub active_subscriptions: Kpi<i64>,
+    /// What they bring in a month (MRR), by currency; nothing where they once did.
+    pub mrr: Kpi<Vec<Amount>>,
+    /// What they bring in a year: `12 * mrr`, by currency.
+    pub arr: Kpi<Vec<Amount>>,
+    /// `mrr / customers with a subscription that runs in that currency`, by currency, in minor units rounded half to even;
+    /// currencies without such a customer are left out.
+    pub arpu: Kpi<Vec<Amount>>,
+    /// `(churn + contraction) / mrr 30 days ago`, by currency, over the 30 days since.
+    pub gross_mrr_churn_rate: Kpi<Vec<ChurnRate>>,
+    /// `(churn + contraction - expansion - reactivation) / mrr 30 days ago`, by currency, over the 30 days since.
+    pub net_mrr_churn_rate: Kpi<Vec<ChurnRate>>,
+    /// How many runs agents were given, by where they stand.
+    pub runs: Kpi<RunCounts>,
+}
+
+/// Which part of the monthly recurring revenue in one currency was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ChurnRate {
+    /// Currency code of ISO 4217.
+    pub currency: Currency,
+    /// The fraction; negative where more was won than lost, none where there was no MRR to lose.
+    pub rate: Option<f64>,
 }
 
 /// Raised whenever the same rows would give other figures.
-const REVISION: i32 = 1;
+const REVISION: i32 = 2;
+
+/// The days that churn rates look back.
+const CHURN_DAYS: TimeDelta = TimeDelta::days(30);
 
 /// How the figures are made, as a hash.
 pub fn fold() -> String {
-    fold_of(REVISION, &[&customers_sql(), &sums_sql()])
+    let projectors =
+        [(ANALYTICS_SALES, sales::REVISION), (ANALYTICS_MRR, mrr::REVISION), (AGENTS_RUNS, runs::REVISION)];
+    fold_of(&projectors, REVISION, &[&customers_sql(), &sums_sql(), &recurring_sql(), &counts_sql()])
 }
 
 fn customers_sql() -> String {
@@ -63,13 +97,39 @@ fn sums_sql() -> String {
     )
 }
 
+/// MRR by currency: now, at the moment $3, and what was lost and won since then.
+fn recurring_sql() -> String {
+    format!(
+        "WITH movements AS MATERIALIZED ({}), paying AS (
+            SELECT currency, count(*) AS customers
+            FROM (SELECT currency FROM movements GROUP BY currency, customer_id HAVING sum(active_delta) > 0) customers
+            GROUP BY currency
+        )
+        SELECT currency, sum(delta)::bigint AS mrr, sum(active_delta) AS active,
+            coalesce(max(p.customers), 0) AS customers,
+            coalesce(sum(delta) FILTER (WHERE occurred_at < $3), 0)::bigint AS mrr_before,
+            coalesce(sum(-delta) FILTER (WHERE occurred_at >= $3 AND movement IN ('churn', 'contraction')), 0)::bigint
+                AS lost,
+            coalesce(sum(delta) FILTER (WHERE occurred_at >= $3 AND movement IN ('expansion', 'reactivation')), 0)::bigint
+                AS won
+        FROM movements LEFT JOIN paying p USING (currency) GROUP BY currency ORDER BY currency",
+        movements_sql("$2", "'infinity'")
+    )
+}
+
 impl ReadModels {
-    /// The key figures of a tenant.
-    pub async fn kpis(&self, tenant: Uuid) -> Result<Kpis, ReadError> {
+    /// The key figures of a tenant. `now` is the tenant's time. Each figure stands where its own read model does
+    /// ([`ANALYTICS_SALES`], [`ANALYTICS_MRR`], [`AGENTS_RUNS`]), all of them seen at one moment.
+    pub async fn kpis(&self, tenant: Uuid, now: DateTime<Utc>) -> Result<Kpis, ReadError> {
         let (mut tx, sequence) = self.snapshot(ANALYTICS_SALES, tenant).await?;
         let (customers, buyers, repeaters): (i64, i64, i64) =
             sqlx::query_as(AssertSqlSafe(customers_sql())).bind(tenant).fetch_one(&mut *tx).await?;
         let sums: Vec<Sums> = sqlx::query_as(AssertSqlSafe(sums_sql())).bind(tenant).fetch_all(&mut *tx).await?;
+        let recurring = Recurring::read(tenant, now, &mut tx).await?;
+        let runs = Kpi {
+            value: sqlx::query_as(AssertSqlSafe(counts_sql())).bind(tenant).fetch_one(&mut *tx).await?,
+            sequence: point(&mut tx, AGENTS_RUNS, tenant).await?.sequence,
+        };
         tx.commit().await?;
 
         let amounts = |of: fn(&Sums) -> i64| {
@@ -83,6 +143,22 @@ impl ReadModels {
             refunds: amounts(|sums| sums.refunds)?,
             average_order: amounts(|sums| half_even(sums.revenue, sums.orders))?,
             repeat_rate: Kpi { value: (buyers > 0).then(|| repeaters as f64 / buyers as f64), sequence },
+            active_subscriptions: Kpi {
+                value: recurring.sums.iter().map(|sums| sums.active).sum(),
+                sequence: recurring.sequence,
+            },
+            mrr: recurring.each(|sums| Ok(Some(sums.amount(sums.mrr)?)))?,
+            arr: recurring.each(|sums| {
+                let year = sums.mrr.checked_mul(12).ok_or(ReadError::SumTooLarge)?;
+                Ok(Some(sums.amount(year)?))
+            })?,
+            arpu: recurring.each(|sums| {
+                let each = (sums.customers > 0).then(|| sums.amount(half_even(sums.mrr, sums.customers)));
+                each.transpose()
+            })?,
+            gross_mrr_churn_rate: recurring.each(|sums| Ok(Some(sums.churn()?.0)))?,
+            net_mrr_churn_rate: recurring.each(|sums| Ok(Some(sums.churn()?.1)))?,
+            runs,
         })
     }
 }
@@ -96,15 +172,65 @@ struct Sums {
     refunds: i64,
 }
 
-/// The quotient of two numbers that are not negative, rounded half to even; 0 where there is nothing to divide by.
+/// What comes in every month, by currency, and where that stands.
+struct Recurring {
+    sums: Vec<RecurringSums>,
+    sequence: i64,
+}
+
+/// What comes in every month in one currency.
+#[derive(sqlx::FromRow)]
+struct RecurringSums {
+    currency: String,
+    mrr: i64,
+    active: i64,
+    customers: i64,
+    mrr_before: i64,
+    lost: i64,
+    won: i64,
+}
+
+impl Recurring {
+    async fn read(tenant: Uuid, now: DateTime<Utc>, conn: &mut PgConnection) -> Result<Self, ReadError> {
+        let sequence = point(conn, ANALYTICS_MRR, tenant).await?.sequence;
+        let sums = sqlx::query_as(AssertSqlSafe(recurring_sql()))
+            .bind(tenant)
+            .bind(sequence)
+            .bind(now.checked_sub_signed(CHURN_DAYS).unwrap_or(now))
+            .fetch_all(conn)
+            .await?;
+        Ok(Self { sums, sequence })
+    }
+
+    /// A figure for each currency that has it.
+    fn each<T>(&self, of: fn(&RecurringSums) -> Result<Option<T>, ReadError>) -> Result<Kpi<Vec<T>>, ReadError> {
+        let value = self.sums.iter().filter_map(|sums| of(sums).transpose()).collect::<Result<_, _>>()?;
+        Ok(Kpi { value, sequence: self.sequence })
+    }
+}
+
+impl RecurringSums {
+    fn amount(&self, amount: i64) -> Result<Amount, ReadError> {
+        Ok(Amount { amount, currency: currency(&self.currency)? })
+    }
+
+    /// Gross and net.
+    fn churn(&self) -> Result<(ChurnRate, ChurnRate), ReadError> {
+        let currency = currency(&self.currency)?;
+        let (gross, net) = churn_rates(self.mrr_before, self.lost, self.won);
+        Ok((ChurnRate { currency, rate: gross }, ChurnRate { currency, rate: net }))
+    }
+}
+
+/// The quotient of two numbers, rounded half to even; 0 where there is nothing to divide by.
 fn half_even(sum: i64, count: i64) -> i64 {
     if count == 0 {
         return 0;
     }
-    let (quotient, rest) = (sum / count, sum % count);
+    let (quotient, rest) = (sum.div_euclid(count), sum.rem_euclid(count));
     let up = match (rest * 2).cmp(&count) {
         Ordering::Less => false,
-        Ordering::Equal => quotient % 2 == 1,
+        Ordering::Equal => quotient % 2 != 0,
         Ordering::Greater => true,
     };
     quotient + i64::from(up)
@@ -118,5 +244,6 @@ mod tests {
     fn an_average_is_rounded_half_to_even() {
         assert_eq!([half_even(5, 2), half_even(7, 2), half_even(6, 4), half_even(10, 4)], [2, 4, 2, 2]);
         assert_eq!([half_even(10, 3), half_even(11, 3), half_even(9, 3), half_even(0, 0)], [3, 4, 3, 0]);
+        assert_eq!([half_even(-5, 2), half_even(-7, 2), half_even(-10, 3), half_even(-11, 3)], [-2, -4, -3, -4]);
     }
 }

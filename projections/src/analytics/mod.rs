@@ -1,7 +1,8 @@
-//! Reports over what customers bought and what was given back.
+//! Reports over what customers bought, what was given back and what comes in every month.
 
 pub mod cohorts;
 pub mod kpis;
+pub mod mrr;
 pub mod revenue;
 pub mod sales;
 
@@ -11,7 +12,6 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use self::sales::ANALYTICS_SALES;
 use crate::read_models::ReadError;
 
 /// How long the periods of a report are.
@@ -58,7 +58,7 @@ impl Interval {
 /// Which time a report covers, and in which zone its days begin.
 #[derive(Clone, Debug)]
 pub struct Range {
-    /// From this moment on; from the first order where absent.
+    /// From this moment on; from the first event where absent.
     pub from: Option<DateTime<Utc>>,
     /// Before this moment.
     pub to: Option<DateTime<Utc>>,
@@ -77,11 +77,14 @@ pub struct Amount {
     pub currency: Currency,
 }
 
-/// A hash of how a report's figures are made of events: the projector and its revision, the report's statements, and its
-/// own revision, which is raised whenever the same rows would give other figures.
-fn fold_of(revision: i32, statements: &[&str]) -> String {
+/// A hash of how a report's figures are made of events: the projectors and their revisions, the report's statements, and
+/// its own revision, which is raised whenever the same rows would give other figures.
+pub(crate) fn fold_of(projectors: &[(&str, i32)], revision: i32, statements: &[&str]) -> String {
     let mut hash = Sha256::new();
-    hash.update(format!("{ANALYTICS_SALES} {}\n{revision}\n", sales::REVISION));
+    for (projector, revision) in projectors {
+        hash.update(format!("{projector} {revision}\n"));
+    }
+    hash.update(format!("{revision}\n"));
     for statement in statements {
         hash.update(statement);
         hash.update([0]);
@@ -90,6 +93,6 @@ fn fold_of(revision: i32, statements: &[&str]) -> String {
 }
 
 /// A stored currency code.
-fn currency(code: &str) -> Result<Currency, ReadError> {
+pub(crate) fn currency(code: &str) -> Result<Currency, ReadError> {
     code.parse().map_err(|error: domain::MoneyError| ReadError::Malformed(error.into()))
 }

@@ -1,6 +1,8 @@
 //! The resources that are documents. A new one takes an `impl` here, a line in [`DOCUMENTS`] and a line of migration.
 
 use domain::TypedId;
+use domain::agents::Agent;
+use domain::billing::{Plan, Subscription};
 use domain::commerce::{Customer, Order};
 use domain::crm::Note;
 use domain::identity::ApiKey;
@@ -10,8 +12,17 @@ use domain::tenancy::Tenant;
 use super::{Column, DocumentType, Documented, id, of, text, word};
 
 /// Every document type of the house.
-pub const DOCUMENTS: &[DocumentType] =
-    &[of::<Tenant>(), of::<ApiKey>(), of::<Customer>(), of::<Order>(), of::<PrivacyRequest>(), of::<Note>()];
+pub const DOCUMENTS: &[DocumentType] = &[
+    of::<Tenant>(),
+    of::<ApiKey>(),
+    of::<Customer>(),
+    of::<Order>(),
+    of::<PrivacyRequest>(),
+    of::<Note>(),
+    of::<Plan>(),
+    of::<Subscription>(),
+    of::<Agent>(),
+];
 
 impl Documented for Tenant {
     const TABLE: &'static str = "tenancy_tenants";
@@ -50,4 +61,24 @@ impl Documented for Note {
     const TABLE: &'static str = "crm_notes";
     const COLUMNS: &'static [Column<Self>] =
         &[id("customer_id", |note| Some(note.customer.uuid())), text("status", |note| word(&note.status))];
+}
+
+impl Documented for Plan {
+    const TABLE: &'static str = "billing_plans";
+    const COLUMNS: &'static [Column<Self>] = &[text("status", |plan| word(&plan.status))];
+}
+
+impl Documented for Subscription {
+    const TABLE: &'static str = "billing_subscriptions";
+    const COLUMNS: &'static [Column<Self>] = &[
+        id("customer_id", |subscription| Some(subscription.customer.uuid())),
+        id("plan_id", |subscription| Some(subscription.plan.uuid())),
+        text("status", |subscription| word(&subscription.status)),
+    ];
+}
+
+impl Documented for Agent {
+    const TABLE: &'static str = "agents_agents";
+    const COLUMNS: &'static [Column<Self>] =
+        &[text("kind", |agent| word(&agent.kind)), text("status", |agent| word(&agent.status))];
 }

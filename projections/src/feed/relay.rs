@@ -162,6 +162,7 @@ async fn term(
         *status = RelayStatus { leading: true, position: term.acknowledged.position, ..RelayStatus::default() };
     });
     let ended = term.publish(store, kafka, &mut leadership, status, stop).await;
+    leadership.resign().await;
     // Dropping the producer waits for its threads.
     let producer = term.producer;
     drop(tokio::task::spawn_blocking(move || drop(producer)));

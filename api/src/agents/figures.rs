@@ -1,0 +1,172 @@
+//! What the read models say about agents: `/runs`, `/agents/{id}/status`, `/agents/metrics`.
+
+use axum::http::Method;
+use chrono::{DateTime, Utc};
+use domain::agents::{Agent, RunStatus};
+use domain::commerce::Customer;
+use domain::names::AGENTS_READ;
+use domain::text::Line;
+use domain::{Aggregate, TypedId};
+use projections::agents::metrics::{self, AgentHealth, AgentMetrics, MetricsFilter};
+use projections::agents::runs::{AGENTS_RUNS, RunFilter, RunRow};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use crate::analytics::{answer, report};
+use crate::call::{Call, page_of, uuid_place};
+use crate::extract::ids::{Moment, Ref, Referent};
+use crate::extract::query::Nothing;
+use crate::operation::{Answer, Operation, RateClass};
+use crate::problem::Problem;
+use crate::resource::{time, to_json};
+use crate::schema;
+
+/// Its operations.
+pub(super) fn operations() -> Vec<Operation> {
+    vec![
+        Operation::query(Method::GET, "/runs", "agents.run.list", AGENTS_READ)
+            .about("List runs, newest first", "Without input and result: `GET /runs/{id}` has those.")
+            .takes::<RunsQuery>()
+            .paged()
+            .answers(listed)
+            .handled(list),
+        Operation::query(Method::GET, "/agents/{id}/status", "agents.agent.status", AGENTS_READ)
+            .about("How an agent is doing", "Health follows from how its last twenty runs ended.")
+            .rate(RateClass::Report)
+            .answers(report::<Status>)
+            .handled(status),
+        Operation::query(Method::GET, "/agents/metrics", "agents.agent.metrics", AGENTS_READ)
+            .about("Figures of all agents, and of each", "Of the runs that were requested in the range.")
+            .rate(RateClass::Report)
+            .takes::<MetricsQuery>()
+            .answers(report::<AgentMetrics>)
+            .handled(figures),
+    ]
+}
+
+/// A run in a list.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "RunEntry")]
+struct ListedRun {
+    /// Always `run`.
+    object: &'static str,
+    #[serde(flatten)]
+    row: RunRow,
+}
+
+fn listed(generator: &mut SchemaGenerator) -> Schema {
+    let entry = generator.subschema_for::<ListedRun>();
+    schema::list(entry)
+}
+
+/// Which runs are wanted.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct RunsQuery {
+    /// Only of this agent: `agt_…` or `ext:…`.
+    agent: Option<Ref<Agent>>,
+    /// Only about this customer: `cus_…` or `ext:…`.
+    customer: Option<Ref<Customer>>,
+    /// Only in this status.
+    #[serde(default)]
+    #[schemars(schema_with = "status_schema")]
+    status: Option<RunStatus>,
+    /// Only of this kind of work.
+    task_type: Option<Line>,
+}
+
+fn status_schema(generator: &mut SchemaGenerator) -> Schema {
+    let schema = generator.subschema_for::<RunStatus>();
+    schema::without_none(generator, schema.as_value());
+    schema
+}
+
+/// The UUID behind a reference in a query; what nobody has is found nowhere.
+async fn found<A: Aggregate>(call: &Call, reference: Option<Ref<A>>) -> Result<Option<Uuid>, Problem> {
+    let Some(reference) = reference else { return Ok(None) };
+    let id = match reference.external() {
+        Some(name) => call.state.executor.resolve(call.tenant(), A::STREAM, name.as_str()).await?,
+        None => Some(reference.id()?.uuid()),
+    };
+    Ok(Some(id.unwrap_or(Uuid::nil())))
+}
+
+async fn list(call: Call) -> Result<Answer, Problem> {
+    let RunsQuery { agent, customer, status, task_type } = call.query.clone().typed()?;
+    if status == Some(RunStatus::None) {
+        return Err(Problem::field("?status", "is no status of a run that is there"));
+    }
+    let before = uuid_place(call.cursor().await?)?;
+    let (agent, customer) = (found(&call, agent).await?, found(&call, customer).await?);
+    let filter = RunFilter { agent, customer, status, task_type: task_type.map(String::from) };
+    let (point, age) = call.await_model(AGENTS_RUNS).await?;
+    let limit = call.page.limit as i64 + 1;
+    let rows = call.state.models.runs(call.tenant().uuid(), &filter, before, limit).await;
+    let rows = rows.map_err(|error| call.behind(error))?;
+    let place = |row: &RunRow| row.id.uuid().as_bytes().to_vec();
+    let body = page_of(&call, rows, place, |row| to_json(ListedRun { object: "run", row })).await?;
+    Ok(Answer::new(body).has_seen(point.sequence, age))
+}
+
+/// How an agent is doing.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "AgentStatusReport")]
+struct Status {
+    /// Which agent.
+    agent: domain::AgentId,
+    #[serde(flatten)]
+    health: AgentHealth,
+}
+
+async fn status(call: Call) -> Result<Answer, Problem> {
+    call.query.clone().typed::<Nothing>()?;
+    let id = call.target::<Agent>().await?;
+    if !call.state.executor.load_known::<Agent>(call.tenant(), id).await?.exists() {
+        return Err(Problem::not_found());
+    }
+    let seen = call.await_model(AGENTS_RUNS).await?;
+    let health = call.state.models.agent_status(call.tenant().uuid(), id.uuid()).await;
+    let health = health.map_err(|error| call.behind(error))?;
+    let sequence = health.sequence;
+    let parameters = Map::from_iter([("agent".to_owned(), to_json(id))]);
+    Ok(answer(
+        "agent_status",
+        to_json(Status { agent: id, health }),
+        sequence,
+        parameters,
+        metrics::status_fold(),
+        seen,
+    ))
+}
+
+/// Which runs the figures are of.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct MetricsQuery {
+    /// Only of this agent: `agt_…` or `ext:…`.
+    agent: Option<Ref<Agent>>,
+    /// Requested at this moment or later.
+    from: Option<Moment>,
+    /// Requested before this moment.
+    to: Option<Moment>,
+}
+
+async fn figures(call: Call) -> Result<Answer, Problem> {
+    let MetricsQuery { agent, from, to } = call.query.clone().typed()?;
+    let (from, to) = (from.map(|moment| moment.0), to.map(|moment| moment.0));
+    if from.zip(to).is_some_and(|(from, to)| from > to) {
+        return Err(Problem::field("?to", "must not be earlier than `from`"));
+    }
+    let filter = MetricsFilter { agent: found(&call, agent).await?, from, to };
+    let seen = call.await_model(AGENTS_RUNS).await?;
+    let metrics = call.state.models.agent_metrics(call.tenant().uuid(), &filter).await;
+    let metrics = metrics.map_err(|error| call.behind(error))?;
+    let moment = |at: Option<DateTime<Utc>>| at.map_or(Value::Null, |at| time(at).into());
+    let agent = filter.agent.map_or(Value::Null, |agent| to_json(domain::AgentId::from(agent)));
+    let parameters =
+        Map::from_iter([("agent".to_owned(), agent), ("from".to_owned(), moment(from)), ("to".to_owned(), moment(to))]);
+    let sequence = metrics.sequence;
+    Ok(answer("agent_metrics", to_json(metrics), sequence, parameters, metrics::fold(), seen))
+}

@@ -1,0 +1,61 @@
+//! What a host has in its hands: the claims that it renews, and how it learns that one is no longer its own.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::{CLAIM, Host};
+
+/// How often claims are renewed: often enough that a call that is called off ends soon, too.
+const BEAT: Duration = Duration::from_millis(500);
+
+type Stream = (Uuid, Uuid);
+
+#[derive(Default)]
+pub(super) struct Hands(Mutex<HashMap<Stream, CancellationToken>>);
+
+impl Hands {
+    fn held(&self) -> MutexGuard<'_, HashMap<Stream, CancellationToken>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a stream; the token is cancelled when the claim on it is lost.
+    pub(super) fn take(&self, tenant: Uuid, stream: Uuid) -> CancellationToken {
+        let token = CancellationToken::new();
+        self.held().insert((tenant, stream), token.clone());
+        token
+    }
+
+    pub(super) fn put_down(&self, tenant: Uuid, stream: Uuid) {
+        self.held().remove(&(tenant, stream));
+    }
+}
+
+/// Renews the claims of a host until it rests.
+pub(super) async fn beat(host: Arc<Host>, resting: CancellationToken) {
+    let mut renewed = Instant::now();
+    while resting.run_until_cancelled(tokio::time::sleep(BEAT)).await.is_some() {
+        let held: Vec<Stream> = host.hands.held().keys().copied().collect();
+        if held.is_empty() {
+            renewed = Instant::now();
+            continue;
+        }
+        let asked = Instant::now();
+        match host.executor.store().renew_claims(host.id, CLAIM, &held).await {
+            Ok(lost) => {
+                renewed = asked;
+                let hands = host.hands.held();
+                lost.iter().filter_map(|stream| hands.get(stream)).for_each(CancellationToken::cancel);
+            }
+            Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "claims could not be renewed"),
+        }
+        // Whoever could not renew for that long has lost all of them.
+        if renewed.elapsed() > CLAIM {
+            host.hands.held().values().for_each(CancellationToken::cancel);
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! The kinds of streams that are hosted, and the loop that claims what is due of one kind.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use domain::billing::Subscription;
+use domain::process::ErasureProcess;
+use domain::{StreamType, names};
+use futures::future::BoxFuture;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::visit::{Next, Visit, process, timed};
+use super::{CLAIM, Host, HostError, PAUSE, clock, run};
+
+/// The most that is claimed at a time.
+const CLAIMS: usize = 100;
+/// The least time between two looks for what other processes have scheduled, while the log moves on.
+const PACE: Duration = Duration::from_millis(20);
+/// How long calls that are under way may take when the host is stopped; then they are left to another host, which
+/// repeats them under the same key.
+const CALLS_END_WITHIN: Duration = Duration::from_secs(5);
+
+/// Attends to one stream.
+pub(super) type Attend = fn(Visit) -> BoxFuture<'static, Result<Next, HostError>>;
+
+/// A kind of stream that is hosted.
+pub(super) struct Kind {
+    pub(super) stream: StreamType,
+    pub(super) attend: Attend,
+    /// How many are attended to at a time.
+    room: usize,
+    /// How many of them may be of one tenant, about: whoever waits for slow providers must not make others wait.
+    room_of_tenant: usize,
+    /// Whether others are called, so that a visit may take long and its claim must be held.
+    pub(super) calls: bool,
+}
+
+/// Every kind.
+pub(super) const KINDS: &[Kind] = &[
+    Kind { stream: names::ERASURE, attend: process::<ErasureProcess>, room: 16, room_of_tenant: 8, calls: false },
+    Kind { stream: names::SUBSCRIPTION, attend: timed::<Subscription>, room: 256, room_of_tenant: 128, calls: false },
+    Kind { stream: names::TEST_CLOCK, attend: clock::advance, room: 8, room_of_tenant: 1, calls: true },
+    Kind { stream: names::RUN, attend: run::attend, room: 512, room_of_tenant: 128, calls: true },
+];
+
+/// The kind of a stream, if it is hosted.
+pub(super) fn kind_of(stream_type: &str) -> Option<&'static Kind> {
+    KINDS.iter().find(|kind| kind.stream.name == stream_type)
+}
+
+/// The visits of one kind that are under way.
+#[derive(Default)]
+struct Visits {
+    tasks: JoinSet<Uuid>,
+    of_tenants: HashMap<Uuid, usize>,
+}
+
+impl Visits {
+    fn begin(&mut self, host: &Arc<Host>, kind: &'static Kind, due: Vec<eventstore::DueWork>) {
+        for work in due {
+            let tenant = work.tenant;
+            *self.of_tenants.entry(tenant).or_default() += 1;
+            let visit = Visit::claimed(host, work);
+            self.tasks.spawn(async move {
+                visit.carry_out(kind).await;
+                tenant
+            });
+        }
+    }
+
+    fn ended(&mut self, ended: Result<Uuid, tokio::task::JoinError>) {
+        match ended {
+            Ok(tenant) => {
+                if let Some(count) = self.of_tenants.get_mut(&tenant) {
+                    *count -= 1;
+                }
+                self.of_tenants.retain(|_, count| *count > 0);
+            }
+            // Its claim runs out, and somebody else looks.
+            Err(error) => tracing::error!(%error, "a visit broke off"),
+        }
+    }
+
+    fn busy(&self, room: usize) -> Vec<Uuid> {
+        self.of_tenants.iter().filter(|(_, count)| **count >= room).map(|(tenant, _)| *tenant).collect()
+    }
+}
+
+/// Hosts one kind until it is told to stop.
+pub(super) async fn host(host: Arc<Host>, kind: &'static Kind) {
+    let (store, stop) = (host.executor.store().clone(), host.stop.clone());
+    let mut bell = host.executor.bells.kind(kind.stream.name);
+    let mut visits = Visits::default();
+    while !stop.is_cancelled() {
+        bell.mark_unchanged();
+        let (seen, looked) = (store.tail().position(), Instant::now());
+        let limit = CLAIMS.min(kind.room.saturating_sub(visits.tasks.len()));
+        let mut more = limit == 0;
+        let mut rest = PAUSE;
+        if limit > 0 {
+            match claim(&host, kind, limit, &visits).await {
+                Ok((due, next)) => {
+                    more = due.len() == limit;
+                    rest = next;
+                    visits.begin(&host, kind, due);
+                }
+                Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "what is due can't be claimed"),
+            }
+        }
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                Some(ended) = visits.tasks.join_next() => {
+                    visits.ended(ended);
+                    while let Some(ended) = visits.tasks.try_join_next() {
+                        visits.ended(ended);
+                    }
+                    if more { break }
+                }
+                _ = bell.changed() => break,
+                () = async {
+                    store.tail().past(seen).await;
+                    tokio::time::sleep_until(looked + PACE).await;
+                } => break,
+                () = tokio::time::sleep_until(looked + rest) => break,
+            }
+        }
+    }
+    finish(kind, visits).await;
+}
+
+/// What is due now, and how long until more is.
+async fn claim(
+    host: &Host,
+    kind: &Kind,
+    limit: usize,
+    visits: &Visits,
+) -> Result<(Vec<eventstore::DueWork>, Duration), eventstore::StoreError> {
+    let (store, busy) = (host.executor.store(), visits.busy(kind.room_of_tenant));
+    let (name, clock) = (kind.stream.name, names::TEST_CLOCK.name);
+    let due = store.claim_work(name, clock, host.id, CLAIM, limit as i64, &busy).await?;
+    let next = if due.is_empty() { store.next_due(name).await? } else { None };
+    let until = next.map_or(PAUSE, |at| (at - crate::clock::now()).to_std().unwrap_or_default());
+    Ok((due, until.clamp(Duration::from_millis(1), PAUSE)))
+}
+
+/// Steps are finished; calls are given a while.
+async fn finish(kind: &Kind, mut visits: Visits) {
+    let all = async { while visits.tasks.join_next().await.is_some() {} };
+    if kind.calls {
+        let _ = tokio::time::timeout(CALLS_END_WITHIN, all).await;
+        visits.tasks.shutdown().await;
+    } else {
+        all.await;
+    }
+}

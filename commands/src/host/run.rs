@@ -1,0 +1,69 @@
+//! Attends to the run of an agent: begins the attempt that is due, or goes on with one whose host is gone; calls the
+//! provider; appends how it went. The provider knows the attempt by `<run>:<attempt>`, however often it is called.
+
+use std::time::Duration;
+
+use domain::agents::{Agent, AttemptOutcome, FailureCode, Run, RunCommand, RunStatus};
+use domain::{Aggregate, RunId};
+use eventstore::{Loaded, Until};
+use futures::future::BoxFuture;
+use serde_json::Value;
+
+use super::HostError;
+use super::visit::{Next, Visit};
+use crate::adapters::agents::{Call, call};
+use crate::context::CommandContext;
+
+pub(super) fn attend(visit: Visit) -> BoxFuture<'static, Result<Next, HostError>> {
+    Box::pin(async move {
+        let id: RunId = visit.id::<Run>();
+        let begun = execute(&visit, "agents.run.begin", RunCommand::Begin).await?;
+        let run = begun.state;
+        if run.status != RunStatus::Running {
+            return Ok(Next::Waits(run.wakes_at()));
+        }
+        let outcome = tokio::select! {
+            biased;
+            // It was called off, or another host goes on with it: dropping the call closes its connection.
+            () = visit.lost.cancelled() => return Ok(Next::Appended),
+            outcome = ask(&visit, id, &run) => outcome?,
+        };
+        let (attempt, name) = (run.attempts, "agents.run.answer");
+        execute(&visit, name, RunCommand::Answer { id, attempt, outcome }).await?;
+        Ok(Next::Appended)
+    })
+}
+
+/// A command on the run, after which this host still holds it.
+async fn execute(visit: &Visit, name: &'static str, command: RunCommand) -> Result<Loaded<Run>, HostError> {
+    let id = visit.id::<Run>();
+    let cc = CommandContext { holder: Some(visit.host.id), ..visit.command(name) };
+    let receipt = visit.executor().execute::<Run>(cc, id, command).await;
+    receipt.map(|receipt| receipt.loaded).map_err(|error| HostError::step(id, &error))
+}
+
+/// Calls the provider with the configuration that the run has pinned.
+async fn ask(visit: &Visit, id: RunId, run: &Run) -> Result<AttemptOutcome, HostError> {
+    let executor = visit.executor();
+    let version = Until::Version(run.agent_version);
+    let known = executor.load_known::<Agent>(visit.tenant(), run.agent).await?;
+    let agent = match known.version == run.agent_version {
+        true => known,
+        false => executor.load_until::<Agent>(visit.tenant(), run.agent, version).await?,
+    };
+    let mut opened = serde_json::json!({ "agent": agent.state, "input": run.input });
+    executor.vault().open_value(visit.work.tenant, &mut opened).await?;
+    // The customer was erased meanwhile: there is nothing left that could be worked on.
+    let Value::Object(input) = opened["input"].take() else {
+        return Ok(AttemptOutcome::Failed {
+            code: FailureCode::SubjectErased,
+            provider_status: None,
+            detail: None,
+            retryable: false,
+            retry_after: None,
+        });
+    };
+    let timeout = Duration::from_secs(u64::try_from(run.timeout_seconds).unwrap_or(1));
+    let agent = opened["agent"].take();
+    Ok(call(&visit.host.egress, Call { run: id, attempt: run.attempts, agent, input, timeout }).await)
+}

@@ -1,0 +1,11 @@
+-- Streams that wait for a moment, shared among any number of processes: whoever claims a row acts on it, and renews the
+-- claim while it does. A claim that runs out leaves the row to the others.
+ALTER TABLE process_work ADD COLUMN claimed_by uuid, ADD COLUMN claimed_until timestamptz;
+
+DROP INDEX process_work_due;
+CREATE INDEX process_work_due ON process_work (stream_type, due_at) WHERE due_at IS NOT NULL;
+-- A tenant's own moments in order: what a test clock passes on its way.
+CREATE INDEX process_work_of_tenant ON process_work (tenant_id, due_at) WHERE due_at IS NOT NULL;
+
+-- Streams that wait for nothing have no row.
+GRANT DELETE ON process_work TO annals_writer;

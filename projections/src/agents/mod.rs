@@ -1,0 +1,7 @@
+//! What agents are doing, and how well.
+
+pub mod metrics;
+pub mod runs;
+
+#[cfg(test)]
+mod tests;
