@@ -19,10 +19,10 @@ key_make() {
     "$ANNALS_BIN" keys create --tenant "$tenant" --name "$name" "${arguments[@]}" 2>>"$INSTANCE_DIR/annals.log"
 }
 
-# tenant_make NAME FILE: a tenant with a key for everything, and another one that may only approve.
+# tenant_make NAME FILE [--test]: a tenant with a key for everything, and another one that may only approve.
 tenant_make() {
     local name=$1 file=$2 tenant id key approver
-    tenant=$("$ANNALS_BIN" tenants create --name "$name" 2>>"$INSTANCE_DIR/annals.log") ||
+    tenant=$("$ANNALS_BIN" tenants create --name "$name" "${@:3}" 2>>"$INSTANCE_DIR/annals.log") ||
         annals_failed "tenant $name could not be made"
     id=$(json_text "$tenant" id) || die "no id in what \`annals tenants create\` printed: $tenant"
     key=$(key_make "$id" demo "${ALL_SCOPES[@]}") || annals_failed "a key for $name could not be made"

@@ -16,7 +16,7 @@ use super::visit::{Next, Visit, process, timed};
 use super::{CLAIM, Host, HostError, PAUSE, clock, run};
 
 /// The most that is claimed at a time.
-const CLAIMS: usize = 100;
+const CLAIMS: usize = 250;
 /// The least time between two looks for what other processes have scheduled, while the log moves on.
 const PACE: Duration = Duration::from_millis(20);
 /// How long calls that are under way may take when the host is stopped; then they are left to another host, which
@@ -41,7 +41,7 @@ pub(super) struct Kind {
 /// Every kind.
 pub(super) const KINDS: &[Kind] = &[
     Kind { stream: names::ERASURE, attend: process::<ErasureProcess>, room: 16, room_of_tenant: 8, calls: false },
-    Kind { stream: names::SUBSCRIPTION, attend: timed::<Subscription>, room: 256, room_of_tenant: 128, calls: false },
+    Kind { stream: names::SUBSCRIPTION, attend: timed::<Subscription>, room: 1_024, room_of_tenant: 512, calls: false },
     Kind { stream: names::TEST_CLOCK, attend: clock::advance, room: 8, room_of_tenant: 1, calls: true },
     Kind { stream: names::RUN, attend: run::attend, room: 512, room_of_tenant: 128, calls: true },
 ];
