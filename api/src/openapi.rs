@@ -12,7 +12,9 @@ use schemars::{Schema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
 use crate::aliases::ALIASES;
-use crate::extract::headers::{IDEMPOTENCY_KEY, MIN_SEQUENCE, READ_AGE, READ_SEQUENCE, REPLAYED, SEQUENCE};
+use crate::extract::headers::{
+    IDEMPOTENCY_KEY, LONGEST_WAIT, MIN_SEQUENCE, READ_AGE, READ_SEQUENCE, REPLAYED, SEQUENCE,
+};
 use crate::extract::ids::id_schema;
 use crate::extract::query::MAX_LIMIT;
 use crate::operation::{Keys, Kind, Operation};
@@ -190,6 +192,13 @@ fn parameters(operation: &Operation, schemas: &mut Schemas) -> Vec<Value> {
             shown.insert("required".into(), parameter.required.into());
         }
         all.push(shown);
+    }
+    if operation.waits {
+        let about = format!("`wait=N`: answer once it has ended, or after N seconds ({LONGEST_WAIT} at most).");
+        all.push(json!({
+            "name": "Prefer", "in": "header", "description": about,
+            "schema": { "type": "string", "pattern": "^wait=[0-9]{1,9}$" }, "example": "wait=10",
+        }));
     }
     if operation.paged {
         all.push(json!({

@@ -11,8 +11,8 @@ use axum::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::{MethodFilter, MethodRouter};
 use domain::{AnyId, TenantId};
+use futures::future::BoxFuture;
 use serde_json::{Map, Value};
-use tokio::sync::OwnedSemaphorePermit;
 use tracing::Instrument;
 
 use crate::aliases::Alias;
@@ -89,7 +89,7 @@ async fn refused(parts: &Parts, mut body: Body, problem: Problem) -> Response<Bo
 }
 
 /// Carries an operation out in a task of its own: neither a caller that hangs up nor a time-out stops what has begun,
-/// and a panic ends no connection.
+/// and a panic ends no connection. What is only waited for ends with the caller.
 async fn run(operation: &'static Operation, state: Arc<State>, request: Request) -> Response<Body> {
     let Ok(permit) = state.room.clone().try_acquire_owned() else {
         return Problem::unavailable().into_response();
@@ -97,10 +97,15 @@ async fn run(operation: &'static Operation, state: Arc<State>, request: Request)
     let (parts, body) = request.into_parts();
     let work = state.requests.spawn({
         let state = state.clone();
-        async move { carry_out(operation, state, permit, parts, body).await }.in_current_span()
+        async move {
+            let _permit = permit;
+            carry_out(operation, state, parts, body).await
+        }
+        .in_current_span()
     });
     let mut response = match tokio::time::timeout(ENDS_WITHIN, work).await {
-        Ok(Ok(response)) => return response,
+        Ok(Ok((response, None))) => return response,
+        Ok(Ok((response, Some(later)))) => return wait(&state, response, later).await,
         Ok(Err(error)) => Problem::internal(&error).into_response(),
         Err(_) => {
             let detail = "The request took too long, and its outcome is unknown. Repeat it; with the same \
@@ -112,33 +117,50 @@ async fn run(operation: &'static Operation, state: Arc<State>, request: Request)
     response
 }
 
+/// The response once that has come which the caller prefers to wait for. What was done is done: where nobody more can
+/// wait, or the end can't be seen, the answer is the one that says so.
+async fn wait(state: &State, first: Response<Body>, later: Later) -> Response<Body> {
+    let Ok(_waiting) = state.waiting.try_acquire() else { return first };
+    match later.await {
+        Ok(mut response) => {
+            response.extensions_mut().extend(first.extensions().clone());
+            response
+        }
+        Err(problem) => {
+            tracing::warn!(code = problem.code().code, "the end of what takes long could not be seen");
+            first
+        }
+    }
+}
+
+/// A response that is still to come.
+type Later = BoxFuture<'static, Result<Response<Body>, Problem>>;
+
 async fn carry_out(
     operation: &'static Operation,
     state: Arc<State>,
-    permit: OwnedSemaphorePermit,
     mut parts: Parts,
     mut body: Body,
-) -> Response<Body> {
+) -> (Response<Body>, Option<Later>) {
     let mut principal = None;
-    let mut response = match answer(operation, state, permit, &mut parts, &mut body, &mut principal).await {
-        Ok(response) => response,
+    let (mut response, later) = match answer(operation, state, &mut parts, &mut body, &mut principal).await {
+        Ok(answered) => answered,
         Err(problem) => {
             body::drain(&mut body, &parts.headers).await;
-            problem.into_response()
+            (problem.into_response(), None)
         }
     };
     response.extensions_mut().insert(Told { operation, principal });
-    response
+    (response, later)
 }
 
 async fn answer(
     operation: &'static Operation,
     state: Arc<State>,
-    permit: OwnedSemaphorePermit,
     parts: &mut Parts,
     body: &mut Body,
     told: &mut Option<(TenantId, AnyId)>,
-) -> Result<Response<Body>, Problem> {
+) -> Result<(Response<Body>, Option<Later>), Problem> {
     let now = commands::clock::now();
     let principal = state.keys.authenticate(&parts.headers, now).await?;
     // A test tenant has a time of its own.
@@ -152,17 +174,22 @@ async fn answer(
     let trace = parts.extensions.get::<Trace>().cloned().unwrap_or_else(|| Trace::of(&parts.headers));
     let sets = parts.extensions.get::<&'static Alias>().map_or(&[][..], |alias| alias.sets);
     let body = read_body(operation, &parts.headers, body, sets).await?;
-    let call = Call { state, operation, principal, trace, headers, path_id, query, page, body, now };
+    let mut call = Call { state, operation, principal, trace, headers, path_id, query, page, body, now };
     if operation.kind == crate::operation::Kind::Command {
         call.query.clone().typed::<crate::extract::query::Nothing>()?;
     }
     let mut answer = (operation.handler)(call.clone()).await?;
-    if let Some(later) = answer.later.take() {
-        drop(permit);
-        answer = later.await?;
-    }
     call.show(&mut answer.body).await?;
-    Ok(respond(operation, answer))
+    let later = answer.later.take().map(|later| -> Later {
+        // Whoever waits need not hold what was sent.
+        call.body = Value::Null;
+        Box::pin(async move {
+            let mut answer = later.await?;
+            call.show(&mut answer.body).await?;
+            Ok(respond(operation, answer))
+        })
+    });
+    Ok((respond(operation, answer), later))
 }
 
 /// The `{id}` of the path, percent-decoded. What is no UTF-8 is nobody's id.
@@ -183,7 +210,8 @@ async fn read_body(
         body::is_json(headers)?;
     }
     let bytes = body::read(body, headers).await?;
-    if bytes.is_empty() && declared.optional && !typed {
+    // Many clients name a type on every POST, whether or not they have anything to say.
+    if bytes.is_empty() && declared.optional {
         return Ok(Value::Object(Map::new()));
     }
     body::is_json(headers)?;

@@ -16,6 +16,10 @@ use crate::health::Health;
 /// How many requests are carried out at a time; beyond it the answer is 503 at once, for a queue without end helps nobody.
 const REQUESTS_AT_A_TIME: usize = 1_024;
 
+/// How many callers may wait for the end of what takes long; each looks at it about once a second. Others are told at once
+/// that it has begun.
+const WAITING_AT_A_TIME: usize = 2_000;
+
 /// What the process has.
 pub struct State {
     /// The write side.
@@ -34,6 +38,8 @@ pub struct State {
     pub requests: TaskTracker,
     /// What bounds them.
     pub room: Arc<Semaphore>,
+    /// What bounds those that wait for the end of what takes long.
+    pub waiting: Semaphore,
     /// The figures for `/metrics`.
     pub metrics: PrometheusHandle,
 }
@@ -56,8 +62,8 @@ impl State {
         metrics: PrometheusHandle,
     ) -> Self {
         let keys = ApiKeys::new(executor.store().clone());
-        let room = Arc::new(Semaphore::new(REQUESTS_AT_A_TIME));
-        Self { executor, models, egress, keys, settings, health, requests: TaskTracker::new(), room, metrics }
+        let (room, waiting) = (Arc::new(Semaphore::new(REQUESTS_AT_A_TIME)), Semaphore::new(WAITING_AT_A_TIME));
+        Self { executor, models, egress, keys, settings, health, requests: TaskTracker::new(), room, waiting, metrics }
     }
 }
 

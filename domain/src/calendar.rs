@@ -92,7 +92,7 @@ const LAST_SECOND: i64 = 253_402_300_799;
 const FIRST_SECOND: i64 = -62_135_596_800;
 
 /// No boundary is later.
-fn last() -> DateTime<Utc> {
+pub(crate) fn last_boundary() -> DateTime<Utc> {
     DateTime::from_timestamp(LAST_SECOND, 999_999_000).unwrap_or(DateTime::<Utc>::MAX_UTC)
 }
 
@@ -100,7 +100,7 @@ fn last() -> DateTime<Utc> {
 /// is left to be the end of a period.
 fn bounded(at: DateTime<Utc>) -> DateTime<Utc> {
     let first = DateTime::from_timestamp(FIRST_SECOND, 0).unwrap_or(DateTime::<Utc>::MIN_UTC);
-    at.max(first).min(last() - TimeDelta::microseconds(1))
+    at.max(first).min(last_boundary() - TimeDelta::microseconds(1))
 }
 
 /// The anchor's date and time of day in the zone, `months` later; on the last day of a month that is too short (31
@@ -113,7 +113,10 @@ pub fn boundary(anchor: DateTime<Utc>, months: u32, zone: &TimeZone) -> DateTime
         return anchor;
     }
     let local = anchor.with_timezone(&zone.0).naive_local();
-    local.checked_add_months(Months::new(months)).map_or_else(last, |local| instant(local, zone.0)).min(last())
+    local
+        .checked_add_months(Months::new(months))
+        .map_or_else(last_boundary, |local| instant(local, zone.0))
+        .min(last_boundary())
 }
 
 /// The moment at which clocks in the zone show that time.

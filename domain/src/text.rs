@@ -22,6 +22,9 @@ pub enum TextError {
     /// Not an e-mail address.
     #[error("must be an e-mail address such as ada@example.com")]
     Email,
+    /// More than one word, or letters that are none.
+    #[error("must be 1 to 64 letters and digits of ASCII, or any of _ . : / -")]
+    Word,
     /// Not in ISO 3166-1.
     #[error("must be a country code of ISO 3166-1 alpha-2, such as GB")]
     Country,
@@ -84,12 +87,23 @@ texts! {
     ExternalId: |text| check(text, 255).map(|()| Self(text.to_owned())), { "type": "string", "minLength": 1, "maxLength": 255 };
     /// Free text: 1 to 5,000 characters.
     Prose: |text| check(text, 5_000).map(|()| Self(text.to_owned())), { "type": "string", "minLength": 1, "maxLength": 5000 };
+    /// A word of the caller's for a kind of thing, never about a person: 1 to 64 of `A-Z a-z 0-9 _ . : / -`.
+    Word: |text| word(text), { "type": "string", "pattern": "^[A-Za-z0-9_.:/-]{1,64}$" };
     /// What a language model is told before it is asked: 1 to 20,000 characters.
     Prompt: |text| check(text, 20_000).map(|()| Self(text.to_owned())), { "type": "string", "minLength": 1, "maxLength": 20000 };
     /// An e-mail address as its owner writes it; compared by [`Email::canonical`].
     Email: |text| email(text).map(|_| Self(text.trim().to_owned())), { "type": "string", "format": "email", "maxLength": 254 };
     /// A country of ISO 3166-1, two capital letters.
     Country: |text| country(text), { "type": "string", "pattern": "^[A-Z]{2}$" };
+}
+
+fn word(text: &str) -> Result<Word, TextError> {
+    let good = |b: u8| b.is_ascii_alphanumeric() || b"_.:/-".contains(&b);
+    if (1..=64).contains(&text.len()) && text.bytes().all(good) {
+        Ok(Word(text.to_owned()))
+    } else {
+        Err(TextError::Word)
+    }
 }
 
 fn country(text: &str) -> Result<Country, TextError> {

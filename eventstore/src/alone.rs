@@ -46,7 +46,7 @@ pub(crate) async fn append(conn: &mut PgConnection, append: &Append) -> Checked<
         set_clock(conn, append.tenant, clock).await?;
     }
     if let Some(command) = append.settled_command.take() {
-        forget_command(conn, append.tenant, command).await?;
+        settle_command(conn, append.tenant, command).await?;
     }
     match statement::append(conn, epoch, &[&append]).await? {
         Some(committed) => match committed.first() {
@@ -195,15 +195,15 @@ async fn set_clock(conn: &mut PgConnection, tenant: Uuid, clock: TenantClock) ->
          ON CONFLICT (tenant_id) DO UPDATE SET ahead = greatest(known.ahead, excluded.ahead), advancing = excluded.advancing",
     )
     .bind(tenant)
-    .bind(clock.ahead.num_microseconds())
+    .bind(clock.ahead.num_microseconds().map(|ahead| ahead.max(0)))
     .bind(clock.advancing)
     .execute(conn)
     .await
     .map(|_| ())
 }
 
-async fn forget_command(conn: &mut PgConnection, tenant: Uuid, command: Uuid) -> Result<(), sqlx::Error> {
-    sqlx::query("DELETE FROM process_commands WHERE tenant_id = $1 AND command_id = $2")
+async fn settle_command(conn: &mut PgConnection, tenant: Uuid, command: Uuid) -> Result<(), sqlx::Error> {
+    sqlx::query("UPDATE process_commands SET settled_at = clock_timestamp() WHERE tenant_id = $1 AND command_id = $2")
         .bind(tenant)
         .bind(command)
         .execute(conn)

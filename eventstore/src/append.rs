@@ -112,7 +112,7 @@ pub struct Append {
     pub tombstone: Option<Uuid>,
     /// The id under which a process sent the command.
     pub process_command: Option<Uuid>,
-    /// The command of a process whose outcome the events tell: its id is no longer remembered.
+    /// The command of a process whose outcome the events tell: its id need not be remembered for ever.
     pub settled_command: Option<Uuid>,
     /// When the first stream is due next, where streams of its kind wait for moments.
     pub work: Option<WorkRow>,

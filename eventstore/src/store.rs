@@ -59,6 +59,8 @@ pub(crate) struct Inner {
     appending: PgPool,
     /// Of `annals_writer`, for what is written beside appends.
     pub(crate) writing: PgPool,
+    /// Of `annals_writer`, for claims on what is due.
+    pub(crate) claiming: PgPool,
     pub(crate) reading: PgPool,
     pub(crate) tenants: TenantDb,
     pub(crate) tail: Tail,
@@ -79,7 +81,9 @@ impl EventStore {
         // Planning is the first cost of a small batch; the statement's plan never depends on its parameters.
         let appending =
             dsn.pool(Role::Writer, 2, &[("plan_cache_mode", "force_generic_plan"), ("statement_timeout", "30s")])?;
-        let writing = dsn.pool(Role::Writer, 8, &[("statement_timeout", "30s")])?;
+        let writing = dsn.pool(Role::Writer, 4, &[("statement_timeout", "30s")])?;
+        // A lost claim means that somebody else looks, so nobody waits for the disk.
+        let claiming = dsn.pool(Role::Writer, 6, &[("statement_timeout", "10s"), ("synchronous_commit", "off")])?;
         // Readers write the relay's cursor alone, and a lost one means that events are published twice.
         let reading =
             dsn.pool(Role::Reader, config.readers, &[("statement_timeout", "120s"), ("synchronous_commit", "off")])?;
@@ -94,7 +98,17 @@ impl EventStore {
         let _housekeeping = stop.drop_guard();
         let writer = Writer::start(appending.clone(), tail.clone());
         Ok(Self {
-            inner: Arc::new(Inner { writer, appending, writing, reading, tenants, tail, membership, _housekeeping }),
+            inner: Arc::new(Inner {
+                writer,
+                appending,
+                writing,
+                claiming,
+                reading,
+                tenants,
+                tail,
+                membership,
+                _housekeeping,
+            }),
         })
     }
 
@@ -141,7 +155,8 @@ impl EventStore {
     /// store afterwards fails.
     pub async fn close(&self) {
         self.inner.membership.leave().await;
-        for pool in [&self.inner.appending, &self.inner.writing, &self.inner.reading, self.inner.tenants.pool()] {
+        let inner = &self.inner;
+        for pool in [&inner.appending, &inner.writing, &inner.claiming, &inner.reading, inner.tenants.pool()] {
             pool.close().await;
         }
     }
@@ -161,7 +176,17 @@ async fn keep_house(pool: PgPool, stop: CancellationToken) {
         if let Err(error) = turn_idempotency_days(&pool).await {
             tracing::warn!(%error, "the idempotency tables of the next days could not be made yet");
         }
+        if let Err(error) = forget_settled_commands(&pool).await {
+            tracing::warn!(%error, "commands of processes that were settled long ago are still remembered");
+        }
     }
+}
+
+/// The outcome of a command is on its process's stream for good; its id is kept for as long as a host that was stopped
+/// before it heard of that could wake up and send the command again.
+async fn forget_settled_commands(pool: &PgPool) -> Result<(), sqlx::Error> {
+    let forgotten = sqlx::query("DELETE FROM process_commands WHERE settled_at < now() - interval '7 days'");
+    forgotten.execute(pool).await.map(|_| ())
 }
 
 async fn turn_idempotency_days(pool: &PgPool) -> Result<(), sqlx::Error> {

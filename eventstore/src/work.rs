@@ -43,8 +43,11 @@ pub struct TenantClock {
     pub advancing: bool,
 }
 
+/// Postgres' clock at the beginning of the statement: an index can be searched by that, and not by `clock_timestamp()`,
+/// which might be another for each row.
+const NOW: &str = "statement_timestamp()";
 const DUE: &str = "w.tenant_id, w.stream_id, w.stream_type, w.due_at";
-const FREE: &str = "(w.claimed_until IS NULL OR w.claimed_until < clock_timestamp())";
+const FREE: &str = "(w.claimed_until IS NULL OR w.claimed_until < statement_timestamp())";
 
 /// Claims what is due by our clock, then what is due by the clock of a test tenant. Rows that an append is just writing
 /// are passed over, so that nobody waits for anybody: the claim must never stand in the way of an append.
@@ -52,17 +55,17 @@ fn claim_sql() -> String {
     format!(
         "WITH ours AS (
             SELECT w.tenant_id, w.stream_id FROM process_work w
-            WHERE w.stream_type = $1 AND w.due_at <= clock_timestamp() AND {FREE} AND w.tenant_id <> ALL($5)
+            WHERE w.stream_type = $1 AND w.due_at <= {NOW} AND {FREE} AND w.tenant_id <> ALL($5)
                 AND NOT EXISTS (SELECT FROM tenant_clocks c WHERE c.tenant_id = w.tenant_id AND c.advancing AND $1 <> $6)
             ORDER BY w.due_at LIMIT $4 FOR UPDATE SKIP LOCKED
         ), theirs AS (
             SELECT w.tenant_id, w.stream_id FROM tenant_clocks c
-            JOIN process_work w ON w.tenant_id = c.tenant_id AND w.due_at > clock_timestamp()
-                AND w.due_at <= clock_timestamp() + c.ahead * interval '1 microsecond'
+            JOIN process_work w ON w.tenant_id = c.tenant_id AND w.due_at > {NOW}
+                AND w.due_at <= {NOW} + c.ahead * interval '1 microsecond'
             WHERE c.ahead > 0 AND NOT c.advancing AND w.stream_type = $1 AND {FREE} AND w.tenant_id <> ALL($5)
             ORDER BY w.due_at LIMIT $4 FOR UPDATE OF w SKIP LOCKED
         ), claimed AS (
-            UPDATE process_work w SET claimed_by = $2, claimed_until = clock_timestamp() + make_interval(secs => $3)
+            UPDATE process_work w SET claimed_by = $2, claimed_until = {NOW} + make_interval(secs => $3)
             FROM (SELECT * FROM ours UNION ALL SELECT * FROM theirs LIMIT $4) due
             WHERE w.tenant_id = due.tenant_id AND w.stream_id = due.stream_id
             RETURNING {DUE}
@@ -90,7 +93,7 @@ impl EventStore {
             .bind(limit)
             .bind(busy)
             .bind(clock_kind)
-            .fetch_all(&self.inner.writing)
+            .fetch_all(&self.inner.claiming)
             .await?;
         Ok(rows.iter().map(due_work).collect::<Result<_, _>>()?)
     }
@@ -98,15 +101,15 @@ impl EventStore {
     /// Claims one stream, if nobody else has it.
     pub async fn claim_one(&self, work: &DueWork, holder: Uuid, good_for: Duration) -> Result<bool, StoreError> {
         let claimed = sqlx::query(
-            "UPDATE process_work w SET claimed_by = $3, claimed_until = clock_timestamp() + make_interval(secs => $4)
+            "UPDATE process_work w SET claimed_by = $3, claimed_until = statement_timestamp() + make_interval(secs => $4)
              WHERE w.tenant_id = $1 AND w.stream_id = $2
-                AND (w.claimed_by = $3 OR w.claimed_until IS NULL OR w.claimed_until < clock_timestamp())",
+                AND (w.claimed_by = $3 OR w.claimed_until IS NULL OR w.claimed_until < statement_timestamp())",
         )
         .bind(work.tenant)
         .bind(work.stream_id)
         .bind(holder)
         .bind(good_for.as_secs_f64())
-        .execute(&self.inner.writing)
+        .execute(&self.inner.claiming)
         .await?;
         Ok(claimed.rows_affected() == 1)
     }
@@ -126,14 +129,14 @@ impl EventStore {
                 FROM process_work w JOIN unnest($3::uuid[], $4::uuid[]) AS h (tenant_id, stream_id) USING (tenant_id, stream_id)
                 WHERE w.claimed_by = $1 FOR UPDATE OF w SKIP LOCKED
              )
-             UPDATE process_work w SET claimed_until = clock_timestamp() + make_interval(secs => $2)
+             UPDATE process_work w SET claimed_until = statement_timestamp() + make_interval(secs => $2)
              FROM held WHERE w.tenant_id = held.tenant_id AND w.stream_id = held.stream_id",
         )
         .bind(holder)
         .bind(good_for.as_secs_f64())
         .bind(&tenants)
         .bind(&streams)
-        .execute(&self.inner.writing)
+        .execute(&self.inner.claiming)
         .await?;
         let lost = sqlx::query_as(
             "SELECT h.tenant_id, h.stream_id FROM unnest($2::uuid[], $3::uuid[]) AS h (tenant_id, stream_id)
@@ -142,7 +145,7 @@ impl EventStore {
         .bind(holder)
         .bind(&tenants)
         .bind(&streams)
-        .fetch_all(&self.inner.writing)
+        .fetch_all(&self.inner.claiming)
         .await?;
         Ok(lost)
     }
@@ -150,29 +153,54 @@ impl EventStore {
     /// Leaves a stream alone for a while, and then to whoever comes first: what it wants can't be done yet.
     pub async fn postpone_work(&self, work: &DueWork, holder: Uuid, pause: Duration) -> Result<(), StoreError> {
         sqlx::query(
-            "UPDATE process_work SET claimed_by = NULL, claimed_until = clock_timestamp() + make_interval(secs => $4)
+            "UPDATE process_work SET claimed_by = NULL, claimed_until = statement_timestamp() + make_interval(secs => $4)
              WHERE tenant_id = $1 AND stream_id = $2 AND claimed_by = $3",
         )
         .bind(work.tenant)
         .bind(work.stream_id)
         .bind(holder)
         .bind(pause.as_secs_f64())
-        .execute(&self.inner.writing)
+        .execute(&self.inner.claiming)
         .await?;
         Ok(())
     }
 
-    /// Corrects a row by what its stream says: a hint that was told twice. An append that came first has the last word.
-    pub async fn correct_work(&self, work: &DueWork, due_at: Option<DateTime<Utc>>) -> Result<(), StoreError> {
+    /// Corrects a row by what its stream says: a hint that was told twice. `holder` is whose claim the row must have, none
+    /// where nobody claims: an append, and whoever claimed the row after it, has the last word.
+    pub async fn correct_work(
+        &self,
+        work: &DueWork,
+        holder: Option<Uuid>,
+        due_at: Option<DateTime<Utc>>,
+    ) -> Result<(), StoreError> {
         let sql = match due_at {
-            None => "DELETE FROM process_work WHERE tenant_id = $1 AND stream_id = $2 AND due_at = $3 AND $4 IS NULL",
+            None => {
+                "DELETE FROM process_work WHERE tenant_id = $1 AND stream_id = $2 AND due_at = $3
+                 AND claimed_by IS NOT DISTINCT FROM $4 AND $5 IS NULL"
+            }
             Some(_) => {
-                "UPDATE process_work SET due_at = $4, claimed_by = NULL, claimed_until = NULL
-                 WHERE tenant_id = $1 AND stream_id = $2 AND due_at = $3"
+                "UPDATE process_work SET due_at = $5, claimed_by = NULL, claimed_until = NULL
+                 WHERE tenant_id = $1 AND stream_id = $2 AND due_at = $3 AND claimed_by IS NOT DISTINCT FROM $4"
             }
         };
-        let query = sqlx::query(sql).bind(work.tenant).bind(work.stream_id).bind(work.due_at).bind(due_at);
-        query.execute(&self.inner.writing).await?;
+        let query = sqlx::query(sql).bind(work.tenant).bind(work.stream_id).bind(work.due_at).bind(holder).bind(due_at);
+        query.execute(&self.inner.claiming).await?;
+        Ok(())
+    }
+
+    /// Gives claims back, so that others need not wait until they run out.
+    pub async fn release_work(&self, holder: Uuid, held: &[(Uuid, Uuid)]) -> Result<(), StoreError> {
+        let (tenants, streams): (Vec<Uuid>, Vec<Uuid>) = held.iter().copied().unzip();
+        sqlx::query(
+            "UPDATE process_work w SET claimed_by = NULL, claimed_until = NULL
+             FROM unnest($2::uuid[], $3::uuid[]) AS h (tenant_id, stream_id)
+             WHERE w.tenant_id = h.tenant_id AND w.stream_id = h.stream_id AND w.claimed_by = $1",
+        )
+        .bind(holder)
+        .bind(tenants)
+        .bind(streams)
+        .execute(&self.inner.claiming)
+        .await?;
         Ok(())
     }
 
@@ -181,7 +209,7 @@ impl EventStore {
         let next = sqlx::query_scalar(
             "SELECT min(due_at) FROM process_work WHERE stream_type = $1 AND due_at > clock_timestamp()",
         );
-        Ok(next.bind(kind).fetch_one(&self.inner.writing).await?)
+        Ok(next.bind(kind).fetch_one(&self.inner.claiming).await?)
     }
 
     /// What a tenant's streams wait for up to a moment of the tenant's time, in order, at most `limit`; nothing of
@@ -198,7 +226,7 @@ impl EventStore {
              WHERE w.tenant_id = $1 AND w.due_at <= $2 AND w.stream_type <> $3 ORDER BY w.due_at LIMIT $4"
         );
         let query = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(tenant).bind(until).bind(but).bind(limit);
-        let rows = query.fetch_all(&self.inner.writing).await?;
+        let rows = query.fetch_all(&self.inner.claiming).await?;
         Ok(rows.iter().map(due_work).collect::<Result<_, _>>()?)
     }
 
@@ -208,7 +236,7 @@ impl EventStore {
             "SELECT {DUE}, 0::bigint FROM process_work w WHERE w.tenant_id = $1 AND w.stream_id = $2 AND w.due_at IS NOT NULL"
         );
         let query = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(tenant).bind(stream);
-        let row = query.fetch_optional(&self.inner.writing).await?;
+        let row = query.fetch_optional(&self.inner.claiming).await?;
         Ok(row.as_ref().map(due_work).transpose()?)
     }
 
@@ -229,7 +257,7 @@ impl EventStore {
         sqlx::query("UPDATE tenant_clocks SET ahead = greatest(ahead, $2) WHERE tenant_id = $1 AND advancing")
             .bind(tenant)
             .bind(ahead.num_microseconds())
-            .execute(&self.inner.writing)
+            .execute(&self.inner.claiming)
             .await?;
         Ok(())
     }

@@ -7,5 +7,5 @@ CREATE INDEX process_work_due ON process_work (stream_type, due_at) WHERE due_at
 -- A tenant's own moments in order: what a test clock passes on its way.
 CREATE INDEX process_work_of_tenant ON process_work (tenant_id, due_at) WHERE due_at IS NOT NULL;
 
--- Streams that wait for nothing have no row.
+-- A stream that waits for nothing any more has its row taken away.
 GRANT DELETE ON process_work TO annals_writer;

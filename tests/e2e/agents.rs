@@ -13,6 +13,7 @@ tests![
     whoever_prefers_to_wait_gets_the_end,
     a_run_is_done_in_the_version_that_it_began_with,
     secrets_are_used_and_never_shown,
+    a_retry_comes_when_it_is_due,
     what_may_go_better_is_repeated_and_what_may_not_is_not,
     a_busy_provider_is_left_alone_as_long_as_it_asks,
     bad_answers_fail_the_run_with_a_reason,
@@ -131,6 +132,32 @@ async fn secrets_are_used_and_never_shown(house: &House) {
     other["http"]["headers"] = json!({"x-other": "********"});
     let refused = tenant.post(&format!("{path}/configure"), &other).problem(422, "validation-failed").await;
     assert_eq!(refused.pointers(), ["/http/headers/x-other"], "{}", refused.text);
+    // A secret goes nowhere but where it was given for.
+    let elsewhere = Provider::start().await;
+    let mut moved = body.clone();
+    moved["http"]["url"] = json!(elsewhere.url("ok"));
+    moved["http"].as_object_mut().unwrap().remove("origin");
+    let refused = tenant.post(&format!("{path}/configure"), &moved).problem(422, "validation-failed").await;
+    assert_eq!(refused.pointers(), ["/http/headers/x-secret"], "{}", refused.text);
+    // What a path or a query may hold is sealed, too.
+    let blind = tenant.key(&["agents:read"]).await;
+    let seen = blind.get(&path).expect(200).await;
+    assert_eq!((&seen.body["http"]["url"], &seen.body["http"]["origin"]), (&Value::Null, &made.body["http"]["origin"]));
+}
+
+async fn a_retry_comes_when_it_is_due(house: &House) {
+    let (tenant, provider) = (house.tenant().await, Provider::start().await);
+    let mut body = provider.agent("flaky/2");
+    body["retry"] = json!({"attempts": 3, "initial_seconds": 0, "factor": 1});
+    let agent = agent(&tenant, &body).await;
+    let run = run(&tenant, agent.id(), &input()).await;
+    let history = tenant.get(&format!("/runs/{}/history", run.id())).expect(200).await;
+    let time = |value: &Value| chrono::DateTime::parse_from_rfc3339(value.as_str().unwrap()).unwrap();
+    let events: Vec<&Value> = history.data().iter().rev().collect();
+    for pair in events.windows(2).filter(|pair| pair[0]["type"] == "run.attempt_failed") {
+        let late = time(&pair[1]["data"]["at"]) - time(&pair[0]["data"]["next_attempt_at"]);
+        assert!(late.num_milliseconds() < 1_500, "no claim stands in its way: {late}");
+    }
 }
 
 async fn what_may_go_better_is_repeated_and_what_may_not_is_not(house: &House) {
@@ -211,6 +238,7 @@ async fn a_call_that_is_called_off_ends(house: &House) {
     provider.until_called(1).await;
     let cancelled = tenant.post(&format!("{path}/cancel"), &json!({})).expect(200).await;
     assert_eq!(cancelled.body["status"], "cancelled");
+    provider.until_broken_off(1).await;
     tenant.post(&format!("{path}/cancel"), &json!({})).problem(409, "run-ended").await;
     let status = format!("/agents/{}/status", agent.id());
     let idle = tenant.until(&status, |status| status["queue"]["running"] == 0 && status["queue"]["pending"] == 0).await;
@@ -262,7 +290,9 @@ async fn one_key_is_one_run(house: &House) {
     tenant.until(&format!("/runs/{}", first.id()), |run| run["status"] == "succeeded").await;
     let second = keyed().header("prefer", "wait=5").expect(202).await;
     assert_eq!((second.id(), second.header("idempotent-replayed")), (first.id(), "true"));
-    assert_eq!(second.body, first.body, "a replay shows what was answered first");
+    assert_eq!(second.body["status"], "succeeded", "whoever repeats and waits gets the end: {}", second.text);
+    let third = keyed().expect(202).await;
+    assert_eq!(third.body, first.body, "a replay shows what was answered first");
     let other = json!({"input": {"question": "another"}});
     tenant.post(&path, &other).header("idempotency-key", "once").problem(422, "idempotency-key-reused").await;
     assert_eq!(provider.calls().len(), 1);
@@ -336,6 +366,7 @@ async fn what_is_wrong_with_a_run_is_told(house: &House) {
         (json!({"input": {"text": "x".repeat(131_072)}}), "/input"),
         (json!({"input": {}, "customer": "ext:nobody"}), "/customer"),
         (json!({"input": {}, "task_type": ""}), "/task_type"),
+        (json!({"input": {}, "task_type": "advice for Ada"}), "/task_type"),
     ] {
         let refused = tenant.post(&path, &body).problem(422, "validation-failed").await;
         assert_eq!(refused.pointers(), [pointer], "{}", refused.text);
@@ -400,6 +431,7 @@ async fn figures_of_agents_follow_their_runs(house: &House) {
     assert_eq!((health(good.id()).await, health(bad.id()).await), (json!("healthy"), json!("failing")));
     let history = tenant.get(&format!("/agents/execution-history?agent={}", bad.id())).after(&seen).expect(200).await;
     assert_eq!((history.data().len(), &history.data()[0]["status"]), (1, &json!("failed")), "{}", history.text);
+    assert_eq!(history.data()[0]["error"], json!({"code": "provider-status"}), "{}", history.text);
     let kpis = tenant.get("/analytics/kpis").after(&seen).expect(200).await;
     assert_eq!(kpis.body["runs"]["value"]["succeeded"], 4, "{}", kpis.text);
 }

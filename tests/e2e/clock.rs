@@ -17,6 +17,7 @@ tests![
     a_scheduled_end_comes_when_the_period_ends,
     an_agents_next_attempt_comes_with_its_time,
     erasures_wait_for_the_tenants_own_time,
+    an_advance_that_takes_longer_than_it_goes_arrives,
 ];
 
 async fn now(tenant: &Tenant) -> DateTime<Utc> {
@@ -134,4 +135,16 @@ async fn erasures_wait_for_the_tenants_own_time(house: &House) {
     advance(&tenant, now(&tenant).await + TimeDelta::days(30)).await;
     let done = crate::privacy::erase(&tenant, customer.id()).await;
     assert!(time(&done.body["updated_at"]) > commands::clock::now() + TimeDelta::days(29), "{}", done.text);
+}
+
+async fn an_advance_that_takes_longer_than_it_goes_arrives(house: &House) {
+    let (tenant, provider) = (house.test_tenant().await, Provider::start().await);
+    let slow = agent(&tenant, &provider.agent("wait/2500")).await;
+    let taken = tenant.post(&format!("/agents/{}/execute", slow.id()), &json!({"input": {}})).expect(202).await;
+    provider.until_called(1).await;
+    let arrived = advance(&tenant, now(&tenant).await + TimeDelta::seconds(1)).await;
+    let done = tenant.get(&format!("/runs/{}", taken.id())).expect(200).await;
+    assert_eq!(done.body["status"], "succeeded", "what was under way belongs before: {}", arrived.text);
+    assert_eq!(provider.calls().len(), 1, "it was not called again");
+    advance(&tenant, now(&tenant).await + TimeDelta::days(1)).await;
 }

@@ -4,8 +4,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use eventstore::EventFilter;
+use eventstore::{EventFilter, Role};
 use serde_json::{Value, json};
+use sqlx::{Connection, PgConnection};
 
 use crate::agents::agent;
 use crate::house::{House, Lodging, Tenant};
@@ -17,6 +18,7 @@ tests![
     runs_survive_hosts_that_are_killed_and_stopped,
     a_stopped_host_is_taken_over_and_answers_nothing_afterwards,
     a_host_that_ends_leaves_its_calls_to_others,
+    looking_for_what_is_due_reads_nothing_else,
 ];
 
 /// How many runs are given, and how many hosts do them.
@@ -167,5 +169,49 @@ async fn a_host_that_ends_leaves_its_calls_to_others(_: &House) {
     tenant.post(&format!("/runs/{}/cancel", taken.id()), &json!({})).expect(200).await;
     assert_eq!(second.end().await, 0);
     assert_eq!(serve.end().await, 0);
+    lodging.leave().await;
+}
+
+/// How often the index of what is due was searched, and how many of its entries were read.
+async fn searched(conn: &mut PgConnection) -> (i64, i64) {
+    sqlx::query_as("SELECT idx_scan, idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = 'process_work_due'")
+        .fetch_one(conn)
+        .await
+        .unwrap()
+}
+
+async fn looking_for_what_is_due_reads_nothing_else(_: &House) {
+    let lodging = Lodging::new().await;
+    let mut writer = PgConnection::connect_with(&lodging.dsn.options(Role::Writer).unwrap()).await.unwrap();
+    sqlx::query(
+        "INSERT INTO process_work (tenant_id, stream_id, stream_type, due_at)
+         SELECT gen_random_uuid(), gen_random_uuid(), 'billing.subscription', now() + interval '1 day'
+         FROM generate_series(1, 20000)",
+    )
+    .execute(&mut writer)
+    .await
+    .unwrap();
+    let mut owner = PgConnection::connect_with(&lodging.dsn.options(Role::Owner).unwrap()).await.unwrap();
+    sqlx::query("ANALYZE process_work").execute(&mut owner).await.unwrap();
+    let before = searched(&mut owner).await;
+    let (host, good_for) = (eventstore::new_id(), Duration::from_secs(3));
+    let mut after = before;
+    // Postgres tells its figures about once a second.
+    for _ in 0..600 {
+        let claimed =
+            lodging.store().claim_work("billing.subscription", "tenancy.test_clock", host, good_for, 100, &[]);
+        assert!(claimed.await.unwrap().is_empty());
+        lodging.store().next_due("billing.subscription").await.unwrap().unwrap();
+        after = searched(&mut owner).await;
+        if after.0 > before.0 + 10 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let (searches, read) = (after.0 - before.0, after.1 - before.1);
+    assert!(searches > 10, "the index is used");
+    assert!(read <= searches, "{read} entries were read in {searches} searches");
+    writer.close().await.unwrap();
+    owner.close().await.unwrap();
     lodging.leave().await;
 }

@@ -2,6 +2,7 @@
 //! attempts that reach it.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -25,6 +26,16 @@ pub(crate) struct Provider {
 #[derive(Default)]
 struct Seen {
     calls: Mutex<Vec<Asked>>,
+    broken_off: AtomicUsize,
+}
+
+/// Counts the calls whose caller has gone before they were answered.
+struct Unanswered<'a>(&'a Seen);
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        self.0.broken_off.fetch_add(1, Ordering::SeqCst);
+    }
 }
 
 /// A call that came.
@@ -73,6 +84,17 @@ impl Provider {
             *keys.entry(asked.key).or_default() += 1;
         }
         keys
+    }
+
+    /// Waits until that many callers have gone without an answer.
+    pub(crate) async fn until_broken_off(&self, times: usize) {
+        for _ in 0..2_000 {
+            if self.seen.broken_off.load(Ordering::SeqCst) >= times {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        panic!("no call was broken off");
     }
 
     /// Waits until that many calls have come.
@@ -136,7 +158,10 @@ async fn act(seen: &Seen, manner: &str, argument: &str, request: Request) -> Res
             (StatusCode::TOO_MANY_REQUESTS, [(header::RETRY_AFTER, number.to_string())], "").into_response()
         }
         "busy" => ok(),
-        "hang" => std::future::pending().await,
+        "hang" => {
+            let _unanswered = Unanswered(seen);
+            std::future::pending().await
+        }
         "html" => (StatusCode::OK, "<p>canary provider words</p>").into_response(),
         "endless" => {
             let chunks = futures::stream::repeat_with(|| Ok::<_, std::io::Error>("canary ".repeat(1_000)));

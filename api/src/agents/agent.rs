@@ -6,7 +6,7 @@ use commands::egress::may_be_set;
 use domain::AgentId;
 use domain::agents::{
     Agent, AgentCommand, AgentError, AgentKind, Given, MAX_HEADERS, NewHttp, NewLlm, Prices, Retry, RetryError,
-    Settings, TIMEOUT_SECONDS, Target,
+    SecretName, Settings, TIMEOUT_SECONDS, Target, origin,
 };
 use domain::names::{AGENTS_READ, AGENTS_WRITE, Scope};
 use domain::personal::HIDDEN;
@@ -46,11 +46,13 @@ impl Resource for Agent {
             AgentError::Prices => Problem::field("/llm/prices", "must be between 0 and 1000000000 minor units"),
             AgentError::Headers => Problem::field("/http/headers", format!("must be at most {MAX_HEADERS}")),
             AgentError::NothingKept { name } => {
-                let pointer = match name.as_str() {
-                    "api_key" => "/llm/api_key".to_owned(),
-                    header => format!("/http/headers/{}", escape(header)),
+                let pointer = match name {
+                    SecretName::ApiKey => "/llm/api_key".to_owned(),
+                    SecretName::Header(name) => format!("/http/headers/{}", escape(&name)),
                 };
-                Problem::field(pointer, format!("is `{HIDDEN}`, which keeps what is there; there is nothing yet"))
+                let detail =
+                    format!("is `{HIDDEN}`, which keeps what is there; for this host there is nothing: send it anew");
+                Problem::field(pointer, detail)
             }
         }
     }
@@ -90,10 +92,12 @@ pub(super) fn operations() -> Vec<Operation> {
     ]
 }
 
-/// How an agent works.
-#[derive(Debug, Deserialize, JsonSchema)]
+/// Where work is sent.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct HttpBody {
+    /// As it was shown: it follows from the URL.
+    origin: Option<String>,
     /// Where the work is sent: `https://…`.
     #[schemars(length(min = 1, max = 2048), url)]
     url: String,
@@ -104,9 +108,11 @@ struct HttpBody {
 }
 
 /// How a model is asked.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct LlmBody {
+    /// As it was shown: it follows from the URL.
+    origin: Option<String>,
     /// The address below which `chat/completions` is: `https://…/v1`.
     #[schemars(length(min = 1, max = 2048), url)]
     base_url: String,
@@ -122,7 +128,7 @@ struct LlmBody {
 }
 
 /// A new agent.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct CreateAgent {
     /// What you call this agent; unique in the tenant.
@@ -143,7 +149,7 @@ struct CreateAgent {
 }
 
 /// How an agent works from now on.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ConfigureAgent {
     /// What it is called; as before if absent.
@@ -163,8 +169,8 @@ struct ConfigureAgent {
 
 /// Checks the address and puts its normal form in the body.
 async fn check(call: &Call, http: Option<&mut HttpBody>, llm: Option<&mut LlmBody>) -> Result<(), Problem> {
-    let urls = http.map(|http| ("/http/url", &mut http.url)).into_iter();
-    for (pointer, url) in urls.chain(llm.map(|llm| ("/llm/base_url", &mut llm.base_url))) {
+    let urls = http.map(|http| ("/http/url", &mut http.url, &http.origin)).into_iter();
+    for (pointer, url, given) in urls.chain(llm.map(|llm| ("/llm/base_url", &mut llm.base_url, &llm.origin))) {
         let checked = call
             .state
             .egress
@@ -172,6 +178,10 @@ async fn check(call: &Call, http: Option<&mut HttpBody>, llm: Option<&mut LlmBod
             .await
             .map_err(|why| Problem::of_field(codes::WEBHOOK_URL_FORBIDDEN, pointer.to_owned(), why.to_string()))?;
         *url = checked.into_string();
+        if given.as_ref().is_some_and(|given| given != origin(url)) {
+            let at = pointer.rsplit_once('/').map_or("", |(parent, _)| parent);
+            return Err(Problem::field(format!("{at}/origin"), "follows from the URL: leave it out"));
+        }
     }
     Ok(())
 }
@@ -221,7 +231,7 @@ fn new_llm(llm: LlmBody) -> Result<NewLlm, Problem> {
     if llm.api_key.as_ref().is_some_and(|key| !good(key)) {
         return Err(Problem::field("/llm/api_key", "must be 1 to 4096 visible characters of ASCII"));
     }
-    let LlmBody { base_url, model, system_prompt, api_key, prices } = llm;
+    let LlmBody { base_url, model, system_prompt, api_key, prices, .. } = llm;
     Ok(NewLlm { base_url, model, system_prompt, api_key: api_key.map(given), prices })
 }
 

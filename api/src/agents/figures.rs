@@ -2,10 +2,10 @@
 
 use axum::http::Method;
 use chrono::{DateTime, Utc};
-use domain::agents::{Agent, RunStatus};
+use domain::agents::{Agent, FailureCode, RunStatus};
 use domain::commerce::Customer;
 use domain::names::AGENTS_READ;
-use domain::text::Line;
+use domain::text::Word;
 use domain::{Aggregate, TypedId};
 use projections::agents::metrics::{self, AgentHealth, AgentMetrics, MetricsFilter};
 use projections::agents::runs::{AGENTS_RUNS, RunFilter, RunRow};
@@ -50,10 +50,29 @@ pub(super) fn operations() -> Vec<Operation> {
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "RunEntry")]
 struct ListedRun {
+    /// Its id.
+    id: domain::RunId,
     /// Always `run`.
     object: &'static str,
+    /// What went wrong, at the last attempt that failed.
+    error: Option<ListedError>,
     #[serde(flatten)]
     row: RunRow,
+    /// When it began.
+    created_at: DateTime<Utc>,
+}
+
+/// What went wrong, in a list.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "RunEntryError")]
+struct ListedError {
+    /// What kind of failure it was.
+    code: FailureCode,
+}
+
+fn shown(row: RunRow) -> Value {
+    let error = row.error_code.map(|code| ListedError { code });
+    to_json(ListedRun { id: row.id, object: "run", error, created_at: row.requested_at, row })
 }
 
 fn listed(generator: &mut SchemaGenerator) -> Schema {
@@ -74,7 +93,7 @@ struct RunsQuery {
     #[schemars(schema_with = "status_schema")]
     status: Option<RunStatus>,
     /// Only of this kind of work.
-    task_type: Option<Line>,
+    task_type: Option<Word>,
 }
 
 fn status_schema(generator: &mut SchemaGenerator) -> Schema {
@@ -106,7 +125,7 @@ async fn list(call: Call) -> Result<Answer, Problem> {
     let rows = call.state.models.runs(call.tenant().uuid(), &filter, before, limit).await;
     let rows = rows.map_err(|error| call.behind(error))?;
     let place = |row: &RunRow| row.id.uuid().as_bytes().to_vec();
-    let body = page_of(&call, rows, place, |row| to_json(ListedRun { object: "run", row })).await?;
+    let body = page_of(&call, rows, place, shown).await?;
     Ok(Answer::new(body).has_seen(point.sequence, age))
 }
 

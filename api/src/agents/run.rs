@@ -6,7 +6,7 @@ use axum::http::Method;
 use domain::agents::{Agent, MAX_BYTES, Request, Retry, Run, RunCommand, RunError};
 use domain::commerce::Customer;
 use domain::names::{AGENTS_READ, AGENTS_WRITE, Scope};
-use domain::text::{ExternalId, Line};
+use domain::text::{ExternalId, Word};
 use domain::{AgentId, RunId};
 use futures::future::BoxFuture;
 use schemars::JsonSchema;
@@ -77,14 +77,11 @@ async fn execute(call: Call) -> Result<Answer, Problem> {
     }
     let (made, answer) = create::<Run, Execute>(&call).await?;
     let Some(wait) = call.headers.wait else { return Ok(answer) };
-    let executor = call.state.executor.clone();
+    let (executor, tenant) = (call.state.executor.clone(), call.tenant());
+    // Whoever repeats a request and waits wants the end, too.
     Ok(answer.later(wait, async move {
         let patience = Duration::from_secs(wait);
-        // A replay shows what the first answer showed.
-        let loaded = match made.replayed {
-            true => made.loaded.clone(),
-            false => executor.until::<Run>(call.tenant(), made.id, patience, |run| run.status.has_ended()).await?,
-        };
+        let loaded = executor.until::<Run>(tenant, made.id, patience, |run| run.status.has_ended()).await?;
         receipt_of::<Run>(&commands::Receipt { sequence: loaded.sequence.max(made.sequence), loaded, ..made })
     }))
 }
@@ -100,7 +97,7 @@ struct Execute {
     /// Whom it is about: `cus_…` or `ext:…`. Input, result and errors go with an erasure of that person.
     customer: Option<Ref<Customer>>,
     /// What kind of work it is, in a word of yours.
-    task_type: Option<Line>,
+    task_type: Option<Word>,
     #[serde(skip)]
     agent: Option<Pinned>,
 }

@@ -76,7 +76,7 @@ pub fn operations() -> Vec<Operation> {
             .body::<Advance>(|| json!({ "advance_to": "2027-11-20T10:00:00Z" }))
             .answers(described)
             .refuses(&[NOT_FOR_TESTS, ADVANCING])
-            .tagged()
+            .conditional()
             .waits()
             .handled(advance),
     ]
@@ -117,16 +117,17 @@ async fn advance(call: Call) -> Result<Answer, Problem> {
     let (executor, id) = (call.state.executor.clone(), TestClock::id(call.tenant()));
     let ahead = executor.store().tenant_clock(call.tenant().uuid()).await?.map(|clock| clock.ahead);
     let clock = TenantClock { ahead: ahead.unwrap_or(TimeDelta::zero()), advancing: true };
-    let cc = CommandContext { idempotency: keyed, clock: Some(clock), if_match: None, ..call.command(None) };
+    let cc = CommandContext { idempotency: keyed, clock: Some(clock), ..call.command(None) };
     let done = executor.execute::<TestClock>(cc, id, TestClockCommand::Advance { to: advance_to.0 }).await;
     let done = done.map_err(|error| refusal::<TestClock>(&call, error))?;
     let begun = answer(&call, &done.loaded).await?.wrote(done.sequence).at(&format!("{BASE}{PATH}"));
     let begun = if done.replayed { begun.replayed(done.status) } else { begun };
-    let Some(wait) = call.headers.wait.filter(|_| !done.replayed) else { return Ok(begun) };
+    let Some(wait) = call.headers.wait else { return Ok(begun) };
     Ok(begun.later(wait, async move {
         let arrived = |clock: &TestClock| clock.status == TestClockStatus::Ready;
         let loaded = executor.until::<TestClock>(call.tenant(), id, Duration::from_secs(wait), arrived).await?;
         let sequence = loaded.sequence;
-        Ok(answer(&call, &loaded).await?.wrote(sequence).at(&format!("{BASE}{PATH}")))
+        let arrived = answer(&call, &loaded).await?.wrote(sequence).at(&format!("{BASE}{PATH}"));
+        Ok(if done.replayed { arrived.replayed(done.status) } else { arrived })
     }))
 }

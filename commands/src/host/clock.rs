@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use domain::names;
 use domain::tenancy::{TestClock, TestClockCommand, TestClockStatus};
 use eventstore::{DueWork, TenantClock};
@@ -21,40 +21,58 @@ use crate::clock;
 const MOMENTS: i64 = 5_000;
 /// How long to wait for what another host has in its hands, or is just writing.
 const PATIENCE: Duration = Duration::from_millis(20);
+/// How many moments that have no order among them are attended to at a time.
+const TOGETHER: usize = 32;
 /// How often the tenant's time is shown on the way, and new moments are looked for.
 const SHOW: Duration = Duration::from_millis(250);
 
 /// Goes the whole way, or as far as it can.
-pub(super) fn advance(visit: Visit) -> BoxFuture<'static, Result<Next, HostError>> {
+pub(super) fn advance(visit: &Visit) -> BoxFuture<'_, Result<Next, HostError>> {
     Box::pin(async move {
         let id = TestClock::id(visit.tenant());
         let known = visit.executor().load::<TestClock>(visit.tenant(), id).await?;
         let Some(to) = known.state.advance_to.filter(|_| known.state.status == TestClockStatus::Advancing) else {
             return Ok(Next::Waits(None));
         };
-        let mut way = Way { visit: &visit, to, at: visit.now(), shown: Instant::now() };
+        let mut way = Way { visit, to, at: visit.now().min(to), shown: Instant::now() };
         if !way.go().await? {
             return Ok(Next::Later(LATER));
         }
         let mut cc = visit.command("tenancy.test_clock.arrive");
         cc.ctx = domain::Context::new(visit.tenant(), cc.ctx.actor, to);
-        cc.clock = Some(TenantClock { ahead: to - clock::now(), advancing: false });
+        cc.clock = Some(TenantClock { ahead: ahead(to), advancing: false });
         let arrived = visit.executor().execute::<TestClock>(cc, id, TestClockCommand::Arrive { to }).await;
         arrived.map(|_| Next::Appended).map_err(|error| HostError::step(id, &error))
     })
 }
 
+/// How far a clock that shows `at` is ahead of ours; not at all where ours has overtaken it.
+fn ahead(at: DateTime<Utc>) -> TimeDelta {
+    (at - clock::now()).max(TimeDelta::zero())
+}
+
 /// The way of one advance.
 struct Way<'a> {
+    /// To the clock.
     visit: &'a Visit,
+    /// When it ends.
     to: DateTime<Utc>,
     /// Where the tenant's time has come to.
     at: DateTime<Utc>,
+    /// When that was last shown.
     shown: Instant,
 }
 
 /// A moment that lies ahead; the earliest first, and of one moment the stream that began first.
 type Moment = Reverse<(DateTime<Utc>, Uuid, String)>;
+
+/// Why a way ends before its time.
+enum Stop {
+    /// The moments must be read again: a while has passed, or others are at one of them.
+    ReadAgain,
+    /// Something can't be done yet, or the claim was lost.
+    Later,
+}
 
 impl Way<'_> {
     /// Attends to everything up to the end of the way; false where something can't be done yet, or the claim was lost.
@@ -69,56 +87,73 @@ impl Way<'_> {
             let horizon = if due.len() as i64 == MOMENTS { due.last().map(|last| last.due_at) } else { None };
             let horizon = horizon.unwrap_or(self.to);
             let moments = due.into_iter().map(|work| Reverse((work.due_at, work.stream_id, work.stream_type)));
-            if !self.pass(moments.collect(), horizon).await? {
+            if let Some(Stop::Later) = self.pass(moments.collect(), horizon).await? {
                 return Ok(false);
             }
         }
     }
 
     /// Attends to these moments in order, and to those that follow from them, for a while.
-    async fn pass(&mut self, mut moments: BinaryHeap<Moment>, horizon: DateTime<Utc>) -> Result<bool, HostError> {
+    async fn pass(
+        &mut self,
+        mut moments: BinaryHeap<Moment>,
+        horizon: DateTime<Utc>,
+    ) -> Result<Option<Stop>, HostError> {
         let begun = Instant::now();
-        while let Some(Reverse((due_at, stream_id, stream_type))) = moments.pop() {
-            if self.visit.lost.is_cancelled() || self.visit.host.stop.is_cancelled() {
-                return Ok(false);
+        while let Some(Reverse((due_at, ..))) = moments.peek() {
+            if self.visit.held.lost.is_cancelled() || self.visit.host.stop.is_cancelled() {
+                return Ok(Some(Stop::Later));
             }
             if begun.elapsed() > SHOW {
-                return Ok(true);
+                return Ok(Some(Stop::ReadAgain));
             }
-            self.at = self.at.max(due_at);
+            self.at = self.at.max(*due_at);
             self.show().await?;
-            let Some(kind) = kind_of(&stream_type) else {
-                tracing::error!(
-                    stream_type,
-                    "a stream of an unknown kind is due: a newer binary must advance this clock"
-                );
-                return Ok(false);
-            };
-            let tenant = self.visit.work.tenant;
-            let work = DueWork { tenant, stream_id, stream_type, due_at, ahead: Default::default() };
-            let there = Visit::on_the_way(&self.visit.host, work, self.at);
-            if kind.calls && !there.hold().await? {
-                // Another host is at it: what it does belongs before all that comes later.
-                self.visit.host.hands.put_down(tenant, stream_id);
-                tokio::time::sleep(PATIENCE).await;
-                return Ok(true);
+            // What is due at one and the same time, or was before this way began, has no order among it.
+            let mut together = Vec::new();
+            while together.len() < TOGETHER
+                && let Some(Reverse((due_at, ..))) = moments.peek()
+                && *due_at <= self.at
+            {
+                together.extend(moments.pop().map(|Reverse(moment)| self.attend(moment)));
             }
-            if !there.carry_out(kind).await {
-                return Ok(false);
-            }
-            let next = self.visit.executor().store().due_of_stream(tenant, stream_id).await?;
-            if let Some(next) = next.filter(|next| next.due_at <= horizon) {
-                moments.push(Reverse((next.due_at, next.stream_id, next.stream_type)));
+            for attended in futures::future::join_all(together).await {
+                match attended? {
+                    Ok(next) => moments.extend(next.filter(|Reverse((due_at, ..))| *due_at <= horizon)),
+                    Err(stop) => return Ok(Some(stop)),
+                }
             }
         }
-        Ok(true)
+        Ok(None)
+    }
+
+    /// Attends to one moment; gives the next that the stream waits for.
+    async fn attend(
+        &self,
+        (due_at, stream_id, stream_type): (DateTime<Utc>, Uuid, String),
+    ) -> Result<Result<Option<Moment>, Stop>, HostError> {
+        let Some(kind) = kind_of(&stream_type) else {
+            tracing::error!(stream_type, "a stream of an unknown kind is due: a newer binary must advance this clock");
+            return Ok(Err(Stop::Later));
+        };
+        let (host, tenant) = (&self.visit.host, self.visit.work.tenant);
+        let work = DueWork { tenant, stream_id, stream_type, due_at, ahead: TimeDelta::zero() };
+        let Some(there) = Visit::on_the_way(host, work, self.at, kind).await? else {
+            // This host or another is at it: what comes of that belongs before all that comes later.
+            tokio::time::sleep(PATIENCE).await;
+            return Ok(Err(Stop::ReadAgain));
+        };
+        if !there.carry_out(kind).await {
+            return Ok(Err(Stop::Later));
+        }
+        let next = host.executor.store().due_of_stream(tenant, stream_id).await?;
+        Ok(Ok(next.map(|next| Reverse((next.due_at, next.stream_id, next.stream_type)))))
     }
 
     /// Lets requests of the tenant see how far its time has come.
     async fn show(&mut self) -> Result<(), HostError> {
         if self.shown.elapsed() > SHOW {
-            let ahead = self.at - clock::now();
-            self.visit.executor().store().move_clock(self.visit.work.tenant, ahead.max(Default::default())).await?;
+            self.visit.executor().store().move_clock(self.visit.work.tenant, ahead(self.at)).await?;
             self.shown = Instant::now();
         }
         Ok(())

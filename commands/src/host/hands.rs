@@ -1,6 +1,7 @@
 //! What a host has in its hands: the claims that it renews, and how it learns that one is no longer its own.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -15,23 +16,43 @@ const BEAT: Duration = Duration::from_millis(500);
 
 type Stream = (Uuid, Uuid);
 
-#[derive(Default)]
-pub(super) struct Hands(Mutex<HashMap<Stream, CancellationToken>>);
+#[derive(Clone, Default)]
+pub(super) struct Hands(Arc<Mutex<HashMap<Stream, CancellationToken>>>);
+
+/// A stream in the hands of this host, until this is dropped.
+pub(super) struct Held {
+    hands: Hands,
+    stream: Stream,
+    /// Cancelled when the claim is lost: the stream was moved by others, or this process was too slow.
+    pub(super) lost: CancellationToken,
+}
 
 impl Hands {
     fn held(&self) -> MutexGuard<'_, HashMap<Stream, CancellationToken>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a stream; the token is cancelled when the claim on it is lost.
-    pub(super) fn take(&self, tenant: Uuid, stream: Uuid) -> CancellationToken {
-        let token = CancellationToken::new();
-        self.held().insert((tenant, stream), token.clone());
-        token
+    /// Takes a stream, unless this host has it in its hands already.
+    pub(super) fn take(&self, tenant: Uuid, stream: Uuid) -> Option<Held> {
+        let stream = (tenant, stream);
+        match self.held().entry(stream) {
+            Entry::Occupied(_) => None,
+            Entry::Vacant(free) => {
+                let lost = free.insert(CancellationToken::new()).clone();
+                Some(Held { hands: self.clone(), stream, lost })
+            }
+        }
     }
 
-    pub(super) fn put_down(&self, tenant: Uuid, stream: Uuid) {
-        self.held().remove(&(tenant, stream));
+    /// What is in hand.
+    pub(super) fn streams(&self) -> Vec<Stream> {
+        self.held().keys().copied().collect()
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.hands.held().remove(&self.stream);
     }
 }
 
@@ -39,7 +60,7 @@ impl Hands {
 pub(super) async fn beat(host: Arc<Host>, resting: CancellationToken) {
     let mut renewed = Instant::now();
     while resting.run_until_cancelled(tokio::time::sleep(BEAT)).await.is_some() {
-        let held: Vec<Stream> = host.hands.held().keys().copied().collect();
+        let held = host.hands.streams();
         if held.is_empty() {
             renewed = Instant::now();
             continue;

@@ -47,11 +47,12 @@ async fn lead(host: &Host, leadership: &mut Leadership) -> Result<(), HostError>
     let mut noted: Option<Instant> = None;
     while !stop.is_cancelled() {
         if confirmed.elapsed() > LEASE {
-            leadership.confirm().await?;
+            // First what was heard, which is true whoever leads: a long past is got through whatever happens.
             if heard > saved {
                 store.save_process_cursor(TASK, heard).await?;
                 saved = heard;
             }
+            leadership.confirm().await?;
             confirmed = Instant::now();
         }
         if heard < store.tail().position() {
@@ -79,12 +80,16 @@ async fn lead(host: &Host, leadership: &mut Leadership) -> Result<(), HostError>
     Ok(())
 }
 
-/// Lets the processes hear one more range of the log; gives the last position heard.
+/// Lets the processes hear one more range of the log, or as much of it as goes before the lease must be confirmed; gives
+/// the last position heard.
 async fn hear(host: &Host, heard: i64) -> Result<i64, HostError> {
-    let store = host.executor.store();
+    let (store, begun) = (host.executor.store(), Instant::now());
     let until = store.tail().position().min(heard + RANGE);
     for event in store.read_log_of(heard, until, &interesting()).await? {
         tell::<ErasureProcess>(host, &event).await?;
+        if begun.elapsed() > LEASE {
+            return Ok(event.position);
+        }
     }
     Ok(until)
 }

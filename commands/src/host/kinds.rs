@@ -19,12 +19,12 @@ use super::{CLAIM, Host, HostError, PAUSE, clock, run};
 const CLAIMS: usize = 250;
 /// The least time between two looks for what other processes have scheduled, while the log moves on.
 const PACE: Duration = Duration::from_millis(20);
-/// How long calls that are under way may take when the host is stopped; then they are left to another host, which
+/// How long calls that are under way may take when the host is stopped; then they are given to another host, which
 /// repeats them under the same key.
 const CALLS_END_WITHIN: Duration = Duration::from_secs(5);
 
 /// Attends to one stream.
-pub(super) type Attend = fn(Visit) -> BoxFuture<'static, Result<Next, HostError>>;
+pub(super) type Attend = for<'a> fn(&'a Visit) -> BoxFuture<'a, Result<Next, HostError>>;
 
 /// A kind of stream that is hosted.
 pub(super) struct Kind {
@@ -34,16 +34,16 @@ pub(super) struct Kind {
     room: usize,
     /// How many of them may be of one tenant, about: whoever waits for slow providers must not make others wait.
     room_of_tenant: usize,
-    /// Whether others are called, so that a visit may take long and its claim must be held.
-    pub(super) calls: bool,
+    /// Whether a visit may take long, so that its claim must be held: it waits for others.
+    pub(super) long: bool,
 }
 
 /// Every kind.
 pub(super) const KINDS: &[Kind] = &[
-    Kind { stream: names::ERASURE, attend: process::<ErasureProcess>, room: 16, room_of_tenant: 8, calls: false },
-    Kind { stream: names::SUBSCRIPTION, attend: timed::<Subscription>, room: 1_024, room_of_tenant: 512, calls: false },
-    Kind { stream: names::TEST_CLOCK, attend: clock::advance, room: 8, room_of_tenant: 1, calls: true },
-    Kind { stream: names::RUN, attend: run::attend, room: 512, room_of_tenant: 128, calls: true },
+    Kind { stream: names::ERASURE, attend: process::<ErasureProcess>, room: 16, room_of_tenant: 8, long: false },
+    Kind { stream: names::SUBSCRIPTION, attend: timed::<Subscription>, room: 1_024, room_of_tenant: 512, long: false },
+    Kind { stream: names::TEST_CLOCK, attend: clock::advance, room: 8, room_of_tenant: 1, long: true },
+    Kind { stream: names::RUN, attend: run::attend, room: 512, room_of_tenant: 128, long: true },
 ];
 
 /// The kind of a stream, if it is hosted.
@@ -54,7 +54,8 @@ pub(super) fn kind_of(stream_type: &str) -> Option<&'static Kind> {
 /// The visits of one kind that are under way.
 #[derive(Default)]
 struct Visits {
-    tasks: JoinSet<Uuid>,
+    tasks: JoinSet<()>,
+    tenants: HashMap<tokio::task::Id, Uuid>,
     of_tenants: HashMap<Uuid, usize>,
 }
 
@@ -62,26 +63,30 @@ impl Visits {
     fn begin(&mut self, host: &Arc<Host>, kind: &'static Kind, due: Vec<eventstore::DueWork>) {
         for work in due {
             let tenant = work.tenant;
-            *self.of_tenants.entry(tenant).or_default() += 1;
-            let visit = Visit::claimed(host, work);
-            self.tasks.spawn(async move {
+            // A claim of ours that had run out while we are still at it: the visit that is under way goes on.
+            let Some(visit) = Visit::claimed(host, work) else { continue };
+            let task = self.tasks.spawn(async move {
                 visit.carry_out(kind).await;
-                tenant
             });
+            self.tenants.insert(task.id(), tenant);
+            *self.of_tenants.entry(tenant).or_default() += 1;
         }
     }
 
-    fn ended(&mut self, ended: Result<Uuid, tokio::task::JoinError>) {
-        match ended {
-            Ok(tenant) => {
-                if let Some(count) = self.of_tenants.get_mut(&tenant) {
-                    *count -= 1;
-                }
-                self.of_tenants.retain(|_, count| *count > 0);
+    fn ended(&mut self, ended: Result<(tokio::task::Id, ()), tokio::task::JoinError>) {
+        let id = match ended {
+            Ok((id, ())) => id,
+            Err(error) => {
+                // Its claim runs out, and somebody looks again.
+                tracing::error!(%error, "a visit broke off");
+                error.id()
             }
-            // Its claim runs out, and somebody else looks.
-            Err(error) => tracing::error!(%error, "a visit broke off"),
+        };
+        let Some(tenant) = self.tenants.remove(&id) else { return };
+        if let Some(count) = self.of_tenants.get_mut(&tenant) {
+            *count -= 1;
         }
+        self.of_tenants.retain(|_, count| *count > 0);
     }
 
     fn busy(&self, room: usize) -> Vec<Uuid> {
@@ -113,9 +118,9 @@ pub(super) async fn host(host: Arc<Host>, kind: &'static Kind) {
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
-                Some(ended) = visits.tasks.join_next() => {
+                Some(ended) = visits.tasks.join_next_with_id() => {
                     visits.ended(ended);
-                    while let Some(ended) = visits.tasks.try_join_next() {
+                    while let Some(ended) = visits.tasks.try_join_next_with_id() {
                         visits.ended(ended);
                     }
                     if more { break }
@@ -129,7 +134,7 @@ pub(super) async fn host(host: Arc<Host>, kind: &'static Kind) {
             }
         }
     }
-    finish(kind, visits).await;
+    finish(&host, kind, visits).await;
 }
 
 /// What is due now, and how long until more is.
@@ -147,13 +152,17 @@ async fn claim(
     Ok((due, until.clamp(Duration::from_millis(1), PAUSE)))
 }
 
-/// Steps are finished; calls are given a while.
-async fn finish(kind: &Kind, mut visits: Visits) {
+/// Steps are finished; calls are given a while, and then given back.
+async fn finish(host: &Host, kind: &Kind, mut visits: Visits) {
     let all = async { while visits.tasks.join_next().await.is_some() {} };
-    if kind.calls {
-        let _ = tokio::time::timeout(CALLS_END_WITHIN, all).await;
+    if !kind.long {
+        return all.await;
+    }
+    if tokio::time::timeout(CALLS_END_WITHIN, all).await.is_err() {
+        let held = host.hands.streams();
         visits.tasks.shutdown().await;
-    } else {
-        all.await;
+        if let Err(error) = host.executor.store().release_work(host.id, &held).await {
+            tracing::debug!(error = &error as &dyn std::error::Error, "claims run out by themselves");
+        }
     }
 }

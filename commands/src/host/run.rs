@@ -3,21 +3,25 @@
 
 use std::time::Duration;
 
+use domain::Aggregate;
+use domain::RunId;
 use domain::agents::{Agent, AttemptOutcome, FailureCode, Run, RunCommand, RunStatus};
-use domain::{Aggregate, RunId};
 use eventstore::{Loaded, Until};
 use futures::future::BoxFuture;
 use serde_json::Value;
+use uuid::Uuid;
 
 use super::HostError;
 use super::visit::{Next, Visit};
 use crate::adapters::agents::{Call, call};
 use crate::context::CommandContext;
+use crate::vault::VaultError;
 
-pub(super) fn attend(visit: Visit) -> BoxFuture<'static, Result<Next, HostError>> {
+pub(super) fn attend(visit: &Visit) -> BoxFuture<'_, Result<Next, HostError>> {
     Box::pin(async move {
         let id: RunId = visit.id::<Run>();
-        let begun = execute(&visit, "agents.run.begin", RunCommand::Begin).await?;
+        // This host goes on with the run, so its claim stays.
+        let begun = execute(visit, "agents.run.begin", Some(visit.host.id), RunCommand::Begin).await?;
         let run = begun.state;
         if run.status != RunStatus::Running {
             return Ok(Next::Waits(run.wakes_at()));
@@ -25,19 +29,23 @@ pub(super) fn attend(visit: Visit) -> BoxFuture<'static, Result<Next, HostError>
         let outcome = tokio::select! {
             biased;
             // It was called off, or another host goes on with it: dropping the call closes its connection.
-            () = visit.lost.cancelled() => return Ok(Next::Appended),
-            outcome = ask(&visit, id, &run) => outcome?,
+            () = visit.held.lost.cancelled() => return Ok(Next::Appended),
+            outcome = ask(visit, id, &run) => outcome?,
         };
-        let (attempt, name) = (run.attempts, "agents.run.answer");
-        execute(&visit, name, RunCommand::Answer { id, attempt, outcome }).await?;
+        let answer = RunCommand::Answer { id, attempt: run.attempts, outcome };
+        execute(visit, "agents.run.answer", None, answer).await?;
         Ok(Next::Appended)
     })
 }
 
-/// A command on the run, after which this host still holds it.
-async fn execute(visit: &Visit, name: &'static str, command: RunCommand) -> Result<Loaded<Run>, HostError> {
+async fn execute(
+    visit: &Visit,
+    name: &'static str,
+    holder: Option<Uuid>,
+    command: RunCommand,
+) -> Result<Loaded<Run>, HostError> {
     let id = visit.id::<Run>();
-    let cc = CommandContext { holder: Some(visit.host.id), ..visit.command(name) };
+    let cc = CommandContext { holder, ..visit.command(name) };
     let receipt = visit.executor().execute::<Run>(cc, id, command).await;
     receipt.map(|receipt| receipt.loaded).map_err(|error| HostError::step(id, &error))
 }
@@ -52,16 +60,18 @@ async fn ask(visit: &Visit, id: RunId, run: &Run) -> Result<AttemptOutcome, Host
         false => executor.load_until::<Agent>(visit.tenant(), run.agent, version).await?,
     };
     let mut opened = serde_json::json!({ "agent": agent.state, "input": run.input });
-    executor.vault().open_value(visit.work.tenant, &mut opened).await?;
+    match executor.vault().open_value(visit.work.tenant, &mut opened).await {
+        Ok(()) => {}
+        // Waiting would not help: the attempt is spent, so that the run comes to an end.
+        Err(error @ (VaultError::KeyMissing { .. } | VaultError::Seal(_))) => {
+            tracing::error!(error = &error as &dyn std::error::Error, run = %id, "what a run needs can't be opened");
+            return Ok(AttemptOutcome::failed(FailureCode::Unsendable, true));
+        }
+        Err(error) => return Err(error.into()),
+    }
     // The customer was erased meanwhile: there is nothing left that could be worked on.
     let Value::Object(input) = opened["input"].take() else {
-        return Ok(AttemptOutcome::Failed {
-            code: FailureCode::SubjectErased,
-            provider_status: None,
-            detail: None,
-            retryable: false,
-            retry_after: None,
-        });
+        return Ok(AttemptOutcome::failed(FailureCode::SubjectErased, false));
     };
     let timeout = Duration::from_secs(u64::try_from(run.timeout_seconds).unwrap_or(1));
     let agent = opened["agent"].take();

@@ -8,9 +8,9 @@ use domain::process::{Input, Process};
 use domain::{Aggregate, Context, TenantId, Timed};
 use eventstore::{DueWork, bytes};
 use futures::future::BoxFuture;
-use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::hands::Held;
 use super::kinds::Kind;
 use super::{CLAIM, Host, HostError, LATER, actor};
 use crate::clock;
@@ -21,8 +21,9 @@ use crate::executor::Executor;
 pub(super) struct Visit {
     pub(super) host: Arc<Host>,
     pub(super) work: DueWork,
-    /// Cancelled when the claim is lost: the stream was moved by others, or this process was too slow.
-    pub(super) lost: CancellationToken,
+    pub(super) held: Held,
+    /// Whose claim the stream has, if any.
+    holder: Option<Uuid>,
     /// How far the tenant's clock is ahead of ours.
     ahead: TimeDelta,
 }
@@ -38,17 +39,29 @@ pub(super) enum Next {
 }
 
 impl Visit {
-    /// To a stream that this host has just claimed.
-    pub(super) fn claimed(host: &Arc<Host>, work: DueWork) -> Self {
-        let lost = host.hands.take(work.tenant, work.stream_id);
+    /// To a stream that this host has just claimed; none where it is there already.
+    pub(super) fn claimed(host: &Arc<Host>, work: DueWork) -> Option<Self> {
+        let held = host.hands.take(work.tenant, work.stream_id)?;
         let ahead = work.ahead;
-        Self { host: host.clone(), work, lost, ahead }
+        Some(Self { host: host.clone(), work, held, holder: Some(host.id), ahead })
     }
 
-    /// To a stream whose moment comes while the clock of its tenant is on its way, at `at`.
-    pub(super) fn on_the_way(host: &Arc<Host>, work: DueWork, at: DateTime<Utc>) -> Self {
-        let ahead = at - clock::now();
-        Self { ahead, ..Self::claimed(host, work) }
+    /// To a stream whose moment comes while the clock of its tenant is on its way, at `at`; none where this host, or
+    /// another, is there already. Nobody else claims there, so that only a long visit needs a claim.
+    pub(super) async fn on_the_way(
+        host: &Arc<Host>,
+        work: DueWork,
+        at: DateTime<Utc>,
+        kind: &Kind,
+    ) -> Result<Option<Self>, HostError> {
+        let Some(mut visit) = Self::claimed(host, work) else { return Ok(None) };
+        visit.ahead = at - clock::now();
+        if !kind.long {
+            visit.holder = None;
+        } else if !host.executor.store().claim_one(&visit.work, host.id, CLAIM).await? {
+            return Ok(None);
+        }
+        Ok(Some(visit))
     }
 
     pub(super) fn executor(&self) -> &Executor {
@@ -74,24 +87,17 @@ impl Visit {
         CommandContext::new(Context::new(self.tenant(), actor(), self.now()), name)
     }
 
-    /// Makes the claim good for a visit that may take long, where it was not claimed already.
-    pub(super) async fn hold(&self) -> Result<bool, HostError> {
-        Ok(self.executor().store().claim_one(&self.work, self.host.id, CLAIM).await?)
-    }
-
     /// Attends to the stream and says what becomes of its row; whether it went on.
     pub(super) async fn carry_out(self, kind: &Kind) -> bool {
-        let (host, work) = (self.host.clone(), self.work.clone());
-        let _down = PutDown { host: &host, stream: (work.tenant, work.stream_id) };
-        let next = (kind.attend)(self).await.unwrap_or_else(|error| {
+        let next = (kind.attend)(&self).await.unwrap_or_else(|error| {
             tracing::warn!(error = &error as &dyn std::error::Error, kind = kind.stream.name, "a stream waits");
             Next::Later(LATER)
         });
-        let store = host.executor.store();
+        let store = self.host.executor.store();
         let told = match &next {
             Next::Appended => Ok(()),
-            Next::Waits(due_at) => store.correct_work(&work, *due_at).await,
-            Next::Later(pause) => store.postpone_work(&work, host.id, *pause).await,
+            Next::Waits(due_at) => store.correct_work(&self.work, self.holder, *due_at).await,
+            Next::Later(pause) => store.postpone_work(&self.work, self.host.id, *pause).await,
         };
         if let Err(error) = told {
             tracing::warn!(error = &error as &dyn std::error::Error, "a claim runs out by itself");
@@ -100,20 +106,8 @@ impl Visit {
     }
 }
 
-/// Puts a stream down, also where a visit is broken off.
-struct PutDown<'a> {
-    host: &'a Host,
-    stream: (Uuid, Uuid),
-}
-
-impl Drop for PutDown<'_> {
-    fn drop(&mut self) {
-        self.host.hands.put_down(self.stream.0, self.stream.1);
-    }
-}
-
 /// Tells an aggregate that its moment has come. It happens at that moment, however late it is told.
-pub(super) fn timed<A: Timed>(visit: Visit) -> BoxFuture<'static, Result<Next, HostError>> {
+pub(super) fn timed<A: Timed>(visit: &Visit) -> BoxFuture<'_, Result<Next, HostError>> {
     Box::pin(async move {
         let (id, due) = (visit.id::<A>(), visit.work.due_at);
         let mut cc = visit.command("process.timer");
@@ -129,7 +123,7 @@ pub(super) fn timed<A: Timed>(visit: Visit) -> BoxFuture<'static, Result<Next, H
 
 /// Sends the pending command of a process, or tells it that its moment has come. Each step follows the version that it was
 /// decided on: a host that lost its claim meanwhile changes nothing.
-pub(super) fn process<P: Process>(visit: Visit) -> BoxFuture<'static, Result<Next, HostError>> {
+pub(super) fn process<P: Process>(visit: &Visit) -> BoxFuture<'_, Result<Next, HostError>> {
     Box::pin(async move {
         let (executor, id) = (visit.executor(), visit.id::<P>());
         let known = executor.load::<P>(visit.tenant(), id).await?;

@@ -1,6 +1,7 @@
 //! What a tenant's work is given to. Each configuration is a version of the agent; a run pins the one that it began with.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::ops::RangeInclusive;
 
 use chrono::TimeDelta;
@@ -64,8 +65,10 @@ pub enum AgentKind {
 /// Where the work of an agent of kind `http` is sent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Http {
-    /// The address that takes the work.
-    pub url: String,
+    /// Where that is: scheme, host and port of the address.
+    pub origin: String,
+    /// The address that takes the work. Sealed, for a path or a query may be secret.
+    pub url: Personal<String, Support>,
     /// Headers that are sent with it; their values are never shown.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, Secret>,
@@ -74,8 +77,10 @@ pub struct Http {
 /// Which model an agent of kind `llm` asks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Llm {
-    /// The address below which `chat/completions` is.
-    pub base_url: String,
+    /// Where that is: scheme, host and port of the address.
+    pub origin: String,
+    /// The address below which `chat/completions` is. Sealed, for a path or a query may be secret.
+    pub base_url: Personal<String, Support>,
     /// The model's name there.
     pub model: Line,
     /// What the model is told first.
@@ -166,12 +171,31 @@ impl Retry {
 }
 
 /// A secret that a caller gives, or the word that the one which is there stays.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Given {
     /// A new one.
     New(String),
     /// The one that is there.
     Kept,
+}
+
+/// Never shows it.
+impl fmt::Debug for Given {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::New(_) => "New(…)",
+            Self::Kept => "Kept",
+        })
+    }
+}
+
+/// Which of its secrets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SecretName {
+    /// The value of a header.
+    Header(String),
+    /// What the endpoint of a model knows us by.
+    ApiKey,
 }
 
 /// What an agent begins with, or is changed to: all of it.
@@ -310,11 +334,11 @@ pub enum AgentError {
     /// More headers than a request may have.
     #[error("at most {MAX_HEADERS} headers can be added")]
     Headers,
-    /// A secret that is to be kept, and is not there.
-    #[error("there is no secret `{name}` that could be kept")]
+    /// A secret that is to be kept, and is not there for this host: one that was given for another never goes elsewhere.
+    #[error("there is no such secret for this host that could be kept")]
     NothingKept {
-        /// The header, or `api_key`.
-        name: String,
+        /// Which.
+        name: SecretName,
     },
 }
 
@@ -334,12 +358,14 @@ impl Agent {
         if new.headers.len() > MAX_HEADERS {
             return Err(AgentError::Headers);
         }
-        let known = self.http.as_ref().map(|http| &http.headers);
+        let origin = origin(&new.url).to_owned();
+        let known = self.http.as_ref().filter(|http| http.origin == origin).map(|http| &http.headers);
         let headers = new.headers.into_iter().map(|(name, given)| {
-            let secret = secret(owner, &name, given, known.and_then(|headers| headers.get(&name)))?;
-            Ok((name, secret))
+            let kept = known.and_then(|headers| headers.get(&name));
+            Ok((name.clone(), secret(owner, given, kept, || SecretName::Header(name))?))
         });
-        Ok(Http { url: new.url, headers: headers.collect::<Result<_, AgentError>>()? })
+        let headers = headers.collect::<Result<_, AgentError>>()?;
+        Ok(Http { origin, url: Personal::open(owner, new.url), headers })
     }
 
     fn llm(&self, owner: Uuid, new: NewLlm) -> Result<Llm, AgentError> {
@@ -347,18 +373,32 @@ impl Agent {
         if new.prices.is_some_and(|p| !prices(p.prompt_per_million) || !prices(p.completion_per_million)) {
             return Err(AgentError::Prices);
         }
-        let known = self.llm.as_ref().and_then(|llm| llm.api_key.as_ref());
-        let api_key = new.api_key.map(|given| secret(owner, "api_key", given, known)).transpose()?;
+        let origin = origin(&new.base_url).to_owned();
+        let known = self.llm.as_ref().filter(|llm| llm.origin == origin).and_then(|llm| llm.api_key.as_ref());
+        let api_key = new.api_key.map(|given| secret(owner, given, known, || SecretName::ApiKey)).transpose()?;
         let system_prompt = new.system_prompt.map(|prompt| Personal::open(owner, prompt));
-        Ok(Llm { base_url: new.base_url, model: new.model, system_prompt, api_key, prices: new.prices })
+        let base_url = Personal::open(owner, new.base_url);
+        Ok(Llm { origin, base_url, model: new.model, system_prompt, api_key, prices: new.prices })
     }
 }
 
-fn secret(owner: Uuid, name: &str, given: Given, known: Option<&Secret>) -> Result<Secret, AgentError> {
+fn secret(
+    owner: Uuid,
+    given: Given,
+    known: Option<&Secret>,
+    name: impl FnOnce() -> SecretName,
+) -> Result<Secret, AgentError> {
     match given {
         Given::New(value) => Ok(Secret::open(owner, value)),
-        Given::Kept => known.cloned().ok_or_else(|| AgentError::NothingKept { name: name.to_owned() }),
+        Given::Kept => known.cloned().ok_or_else(|| AgentError::NothingKept { name: name() }),
     }
+}
+
+/// Scheme, host and port of a URL in its normal form.
+pub fn origin(url: &str) -> &str {
+    let host = url.find("://").map_or(0, |scheme| scheme + 3);
+    let end = url[host..].find(['/', '?', '#']).map_or(url.len(), |end| host + end);
+    &url[..end]
 }
 
 impl Aggregate for Agent {
@@ -373,6 +413,14 @@ impl Aggregate for Agent {
         match command {
             AgentCommand::Create { external_id, .. } => external_id_claim(external_id.as_ref()),
             AgentCommand::Configure { .. } => Vec::new(),
+        }
+    }
+
+    fn about(command: &AgentCommand) -> Vec<Uuid> {
+        match command {
+            AgentCommand::Create { .. } => Vec::new(),
+            // What is kept stays sealed under the agent's key, also where nothing new is.
+            AgentCommand::Configure { id, .. } => vec![id.uuid()],
         }
     }
 

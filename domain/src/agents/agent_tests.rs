@@ -35,7 +35,13 @@ fn secrets_are_of_the_agent_and_one_that_is_kept_stays() {
     kept.into_iter().for_each(|event| agent.apply(event));
     assert_eq!(agent.http.clone().unwrap().headers["x-token"], first);
     let other = agent.decide(configure(settings(&[("x-other", Given::Kept)])), &ctx());
-    assert_eq!(other, Err(AgentError::NothingKept { name: "x-other".into() }));
+    assert_eq!(other, Err(AgentError::NothingKept { name: SecretName::Header("x-other".into()) }));
+    let mut elsewhere = settings(&[("x-token", Given::Kept)]);
+    if let Target::Http(http) = &mut elsewhere.target {
+        http.url = "https://agent.example:8443/work".into();
+    }
+    let carried_off = agent.decide(configure(elsewhere), &ctx());
+    assert_eq!(carried_off, Err(AgentError::NothingKept { name: SecretName::Header("x-token".into()) }));
     let gone = agent.decide(configure(settings(&[])), &ctx()).unwrap();
     gone.into_iter().for_each(|event| agent.apply(event));
     assert!(agent.http.unwrap().headers.is_empty(), "what is not named is gone");
@@ -93,4 +99,22 @@ fn waits_grow_and_are_bounded() {
     assert_eq!(seconds(Retry { attempts: 1, initial_seconds: 1.0, factor: 1.0 }), [None]);
     let long = Retry { attempts: 5, initial_seconds: 600.0, factor: 10.0 };
     assert_eq!(seconds(long), [Some(600.0), Some(3600.0), Some(3600.0), Some(3600.0), None]);
+}
+
+#[test]
+fn an_origin_is_scheme_host_and_port() {
+    for (url, expected) in [
+        ("https://a.example/x?y#z", "https://a.example"),
+        ("https://a.example:8443/", "https://a.example:8443"),
+        ("http://[::1]:80?x", "http://[::1]:80"),
+        ("https://a.example", "https://a.example"),
+    ] {
+        assert_eq!(origin(url), expected);
+    }
+}
+
+#[test]
+fn nothing_that_is_given_is_printed() {
+    let made = create(settings(&[("x-token", Given::New("hush".into()))]));
+    assert!(!format!("{made:?}").contains("hush"));
 }

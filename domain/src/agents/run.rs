@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::agent::Retry;
 use crate::aggregate::{AT_ONCE, ClaimChange, external_id_claim};
 use crate::personal::Support;
-use crate::text::{ExternalId, Line};
+use crate::text::{ExternalId, Word};
 use crate::{AgentId, Aggregate, Context, Currency, CustomerId, Event, Personal, RunId, StreamType, TypedId, names};
 
 /// The most bytes that an input, or a result, may have as JSON.
@@ -33,7 +33,7 @@ pub struct Run {
     /// Whom it is about.
     pub customer: Option<CustomerId>,
     /// What kind of work it is, by the caller's word.
-    pub task_type: Option<Line>,
+    pub task_type: Option<Word>,
     /// What is to be worked on.
     pub input: Option<Personal<Map<String, Value>, Support>>,
     /// How many attempts have begun.
@@ -121,6 +121,8 @@ pub enum FailureCode {
     ResultTooLarge,
     /// The agent's address is not allowed.
     UrlForbidden,
+    /// No request can be made of what is stored: a header or a key that can't be sent, or that can't be opened.
+    Unsendable,
     /// The person whom the run is about was erased, and the input with them.
     SubjectErased,
 }
@@ -157,7 +159,7 @@ pub struct Request {
     /// Whom it is about.
     pub customer: Option<CustomerId>,
     /// What kind of work it is.
-    pub task_type: Option<Line>,
+    pub task_type: Option<Word>,
     /// What is to be worked on.
     pub input: Map<String, Value>,
     /// How long one attempt may take.
@@ -191,6 +193,13 @@ pub enum AttemptOutcome {
         /// How long the provider wants to be left alone.
         retry_after: Option<TimeDelta>,
     },
+}
+
+impl AttemptOutcome {
+    /// A failure of which there is no more to say.
+    pub fn failed(code: FailureCode, retryable: bool) -> Self {
+        Self::Failed { code, provider_status: None, detail: None, retryable, retry_after: None }
+    }
 }
 
 /// What can be asked of a run.
@@ -231,7 +240,7 @@ pub enum RunEvent {
         customer: Option<CustomerId>,
         /// What kind of work it is.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        task_type: Option<Line>,
+        task_type: Option<Word>,
         /// What is to be worked on.
         input: Personal<Map<String, Value>, Support>,
         /// How long one attempt may take.

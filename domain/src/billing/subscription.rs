@@ -5,21 +5,25 @@ use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Interval;
+use super::{Interval, mrr};
 use crate::aggregate::{ClaimChange, external_id_claim};
-use crate::calendar::{Period, TimeZone, boundary, period_at};
+use crate::calendar::{Period, TimeZone, boundary, last_boundary, period_at};
 use crate::personal::Support;
 use crate::text::{ExternalId, Prose};
 use crate::{
     Aggregate, Context, CustomerId, Event, Money, MoneyError, Personal, PlanId, StreamType, SubscriptionId, Timed,
     TypedId, names,
 };
+pub use command::{CancelAt, Start, SubscriptionCommand, Terms};
 
+mod command;
 #[cfg(test)]
 mod histories;
 #[cfg(test)]
 mod tests;
 
+/// The most ends of periods that one command catches up with; a host that is later than that has to be first.
+const MOST_ENDS: usize = 1_000;
 /// The largest quantity of one subscription.
 pub const MAX_QUANTITY: i64 = 1_000_000;
 
@@ -71,72 +75,6 @@ pub enum SubscriptionStatus {
     Active,
     /// Has ended.
     Cancelled,
-}
-
-/// What a command brings of a plan.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Terms {
-    /// Which plan.
-    pub plan: PlanId,
-    /// What one costs in each interval.
-    pub price: Money,
-    /// How often it is paid.
-    pub interval: Interval,
-}
-
-/// What a subscription begins with. It begins when the command happens in the business.
-#[derive(Clone, Debug)]
-pub struct Start {
-    /// What the caller calls this subscription.
-    pub external_id: Option<ExternalId>,
-    /// Who subscribes.
-    pub customer: CustomerId,
-    /// To what.
-    pub terms: Terms,
-    /// How many.
-    pub quantity: i64,
-    /// Where the days of its periods begin and end.
-    pub time_zone: TimeZone,
-}
-
-/// When a subscription is to end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum CancelAt {
-    /// At once.
-    Now,
-    /// When the running period ends.
-    PeriodEnd,
-}
-
-/// What can be asked of a subscription.
-#[derive(Clone, Debug)]
-pub enum SubscriptionCommand {
-    /// Begin it.
-    Start(Start),
-    /// Another plan, or more or less of it.
-    Change {
-        /// Whose it is: nothing changes for a person who was erased.
-        customer: CustomerId,
-        /// Which plan from now on; the same if absent.
-        terms: Option<Terms>,
-        /// How many from now on; as many if absent.
-        quantity: Option<i64>,
-    },
-    /// End it.
-    Cancel {
-        /// When.
-        at: CancelAt,
-        /// Why, in free text about the customer.
-        reason: Option<Prose>,
-    },
-    /// Take a scheduled end back.
-    Reactivate,
-    /// Do what is due at a moment that has come.
-    Due {
-        /// Which moment.
-        at: DateTime<Utc>,
-    },
 }
 
 /// What can have happened to a subscription.
@@ -259,16 +197,6 @@ pub enum SubscriptionError {
     Cancelled,
 }
 
-/// What `quantity` at `price` in each interval bring in a month. A year's product is divided by twelve and rounded
-/// once, a half to the even minor unit.
-pub fn mrr(price: Money, quantity: i64, interval: Interval) -> Result<Money, MoneyError> {
-    let each = price.times(quantity)?;
-    let months = i64::from(interval.months());
-    let (whole, rest) = (each.amount / months, each.amount % months);
-    let up = rest * 2 > months || (rest * 2 == months && whole % 2 == 1);
-    Money::new(whole + i64::from(up), each.currency)
-}
-
 /// What it brings in a month, where quantity and amount are in range.
 fn checked_mrr(terms: Terms, quantity: i64) -> Result<Money, SubscriptionError> {
     if !(1..=MAX_QUANTITY).contains(&quantity) {
@@ -349,7 +277,7 @@ impl Subscription {
         let reason = reason.map(|reason| Personal::open(customer.uuid(), reason));
         match (at, self.wakes_at()) {
             (CancelAt::Now, _) => self.cancelled(ctx.occurred_at, reason),
-            (CancelAt::PeriodEnd, end) if self.cancel_at == end => vec![],
+            (CancelAt::PeriodEnd, end) if self.cancel_at == end && reason.is_none() => vec![],
             (CancelAt::PeriodEnd, None) => vec![],
             (CancelAt::PeriodEnd, Some(at)) => {
                 vec![SubscriptionEvent::CancellationScheduled { customer, at, reason }]
@@ -373,6 +301,39 @@ impl Subscription {
         // Nothing is renewed after the year 9999.
         let next = (at < end).then_some(Period { start: at, end });
         next.map(|period| SubscriptionEvent::Renewed { customer: self.customer, period, cycle }).into_iter().collect()
+    }
+
+    /// The ends of periods that have come and that no timer has told yet, and the state after them: what is over can't be
+    /// changed or taken back, however late the host is.
+    fn caught_up(&self, now: DateTime<Utc>) -> (Vec<SubscriptionEvent>, Self) {
+        let (mut events, mut state) = (Vec::new(), self.clone());
+        while let Some(at) = state.wakes_at().filter(|at| *at <= now && events.len() < MOST_ENDS) {
+            let ended = state.period_ended(at);
+            ended.iter().cloned().for_each(|event| state.apply(event));
+            events.extend(ended);
+        }
+        (events, state)
+    }
+
+    /// What follows from a command once all that was due is done.
+    fn rule(&self, command: SubscriptionCommand, ctx: &Context) -> Result<Vec<SubscriptionEvent>, SubscriptionError> {
+        use {SubscriptionCommand as C, SubscriptionError as Error, SubscriptionEvent as E, SubscriptionStatus as S};
+        Ok(match (self.status, command) {
+            (_, C::Due { at }) if self.wakes_at() != Some(at) => vec![],
+            (S::None, C::Start(new)) => vec![start(new, ctx)?],
+            (S::Active | S::Cancelled, C::Start(_)) => return Err(Error::AlreadyExists),
+            (S::None, _) => return Err(Error::NotFound),
+            (S::Active | S::Cancelled, C::Change { customer, .. }) if customer != self.customer => {
+                return Err(Error::NotFound);
+            }
+            (S::Active, C::Change { terms, quantity, .. }) => self.change(terms, quantity, ctx)?,
+            (S::Active, C::Cancel { at, reason }) => self.cancel(at, reason, ctx),
+            (S::Active, C::Reactivate) if self.cancel_at.is_none() => vec![],
+            (S::Active, C::Reactivate) => vec![E::Reactivated { customer: self.customer }],
+            (S::Active, C::Due { at }) => self.period_ended(at),
+            (S::Cancelled, C::Cancel { .. } | C::Due { .. }) => vec![],
+            (S::Cancelled, C::Change { .. } | C::Reactivate) => return Err(Error::Cancelled),
+        })
     }
 }
 
@@ -403,23 +364,17 @@ impl Aggregate for Subscription {
     }
 
     fn decide(&self, command: SubscriptionCommand, ctx: &Context) -> Result<Vec<SubscriptionEvent>, SubscriptionError> {
-        use {SubscriptionCommand as C, SubscriptionError as Error, SubscriptionEvent as E, SubscriptionStatus as S};
-        Ok(match (self.status, command) {
-            (_, C::Due { at }) if self.wakes_at() != Some(at) => vec![],
-            (S::None, C::Start(new)) => vec![start(new, ctx)?],
-            (S::Active | S::Cancelled, C::Start(_)) => return Err(Error::AlreadyExists),
-            (S::None, _) => return Err(Error::NotFound),
-            (S::Active | S::Cancelled, C::Change { customer, .. }) if customer != self.customer => {
-                return Err(Error::NotFound);
-            }
-            (S::Active, C::Change { terms, quantity, .. }) => self.change(terms, quantity, ctx)?,
-            (S::Active, C::Cancel { at, reason }) => self.cancel(at, reason, ctx),
-            (S::Active, C::Reactivate) if self.cancel_at.is_none() => vec![],
-            (S::Active, C::Reactivate) => vec![E::Reactivated { customer: self.customer }],
-            (S::Active, C::Due { at }) => self.period_ended(at),
-            (S::Cancelled, C::Cancel { .. } | C::Due { .. }) => vec![],
-            (S::Cancelled, C::Change { .. } | C::Reactivate) => return Err(Error::Cancelled),
-        })
+        let (mut events, state) = match command {
+            SubscriptionCommand::Due { .. } => (Vec::new(), self.clone()),
+            _ => self.caught_up(ctx.now),
+        };
+        let ruled = state.rule(command, ctx)?;
+        // What is only due anyway is left to its timer.
+        if ruled.is_empty() {
+            return Ok(ruled);
+        }
+        events.extend(ruled);
+        Ok(events)
     }
 
     fn apply(&mut self, event: SubscriptionEvent) {
@@ -479,7 +434,10 @@ impl Aggregate for Subscription {
 
     fn wakes_at(&self) -> Option<DateTime<Utc>> {
         match self.status {
-            SubscriptionStatus::Active => self.current_period.map(|period| period.end),
+            // The last period of all has an end that nothing follows.
+            SubscriptionStatus::Active => {
+                self.current_period.map(|period| period.end).filter(|end| *end < last_boundary())
+            }
             SubscriptionStatus::None | SubscriptionStatus::Cancelled => None,
         }
     }

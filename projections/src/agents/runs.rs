@@ -29,6 +29,7 @@ pub(crate) const REVISION: i32 = 1;
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct RunRow {
     /// Its id.
+    #[serde(skip)]
     pub id: RunId,
     /// Who does the work.
     pub agent: AgentId,
@@ -45,8 +46,10 @@ pub struct RunRow {
     /// How many attempts have begun.
     pub attempts: i64,
     /// What kind of failure there was at the last attempt that failed; none once it succeeded.
+    #[serde(skip)]
     pub error_code: Option<FailureCode>,
     /// When the work was taken.
+    #[serde(skip)]
     pub requested_at: DateTime<Utc>,
     /// When the first attempt began.
     pub started_at: Option<DateTime<Utc>>,

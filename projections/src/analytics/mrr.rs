@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use domain::billing::SubscriptionEvent;
 use domain::{CustomerId, Money, TypedId, names};
 use eventstore::RecordedEvent;
@@ -30,6 +31,8 @@ pub(crate) struct Mrr;
 struct Moved<'a> {
     event: &'a RecordedEvent,
     customer: CustomerId,
+    /// When it moved.
+    at: DateTime<Utc>,
     /// What the subscription brings in a month, after the event less before it; both in one currency.
     delta: i64,
     /// How many more subscriptions run.
@@ -64,13 +67,21 @@ impl Projector for Mrr {
 
 fn moved(event: &RecordedEvent) -> Result<Option<Moved<'_>>, ProjectError> {
     use SubscriptionEvent as E;
-    let of = |customer, before: i64, after: i64, money: Money, active_delta| {
-        Some(Moved { event, customer, delta: after - before, active_delta, currency: money.currency.to_string() })
+    let of = |customer, before: i64, after: i64, money: Money, active_delta| Moved {
+        event,
+        customer,
+        at: event.occurred_at,
+        delta: after - before,
+        active_delta,
+        currency: money.currency.to_string(),
     };
     Ok(match event.decode::<E>()? {
-        Some(E::Started { customer, mrr, .. }) => of(customer, 0, mrr.amount, mrr, 1),
-        Some(E::Changed { customer, mrr_before, mrr, .. }) => of(customer, mrr_before.amount, mrr.amount, mrr, 0),
-        Some(E::Cancelled { customer, mrr_before, .. }) => of(customer, mrr_before.amount, 0, mrr_before, -1),
+        Some(E::Started { customer, mrr, .. }) => Some(of(customer, 0, mrr.amount, mrr, 1)),
+        Some(E::Changed { customer, mrr_before, mrr, .. }) => Some(of(customer, mrr_before.amount, mrr.amount, mrr, 0)),
+        // An end that was told late is still at its moment.
+        Some(E::Cancelled { customer, at, mrr_before, .. }) => {
+            Some(Moved { at, ..of(customer, mrr_before.amount, 0, mrr_before, -1) })
+        }
         Some(E::Renewed { .. } | E::CancellationScheduled { .. } | E::Reactivated { .. }) | None => None,
     })
 }
@@ -90,7 +101,7 @@ async fn insert(generation: i32, moved: &[Moved<'_>], conn: &mut PgConnection) -
     .bind(moved.iter().map(|moved| moved.event.sequence).collect::<Vec<_>>())
     .bind(moved.iter().map(|moved| moved.event.stream_id).collect::<Vec<_>>())
     .bind(moved.iter().map(|moved| moved.customer.uuid()).collect::<Vec<_>>())
-    .bind(moved.iter().map(|moved| moved.event.occurred_at).collect::<Vec<_>>())
+    .bind(moved.iter().map(|moved| moved.at).collect::<Vec<_>>())
     .bind(moved.iter().map(|moved| moved.currency.as_str()).collect::<Vec<_>>())
     .bind(moved.iter().map(|moved| moved.delta).collect::<Vec<_>>())
     .bind(moved.iter().map(|moved| moved.active_delta).collect::<Vec<_>>())

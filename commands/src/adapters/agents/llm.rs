@@ -16,6 +16,9 @@ use crate::egress::Egress;
 /// How many bytes an answer may have: what stands around the text does not count as result.
 const MAX_BODY: usize = 1024 * 1024;
 
+/// The most tokens that one answer is believed to have.
+const MOST_TOKENS: i64 = 1_000_000_000;
+
 /// What we read of an answer.
 #[derive(Deserialize)]
 struct Completion {
@@ -23,7 +26,7 @@ struct Completion {
     model: Option<String>,
     choices: Vec<Choice>,
     #[serde(default)]
-    usage: Option<Counted>,
+    usage: Value,
 }
 
 #[derive(Deserialize)]
@@ -39,21 +42,14 @@ struct Message {
     content: Option<String>,
 }
 
-#[derive(Deserialize)]
-struct Counted {
-    #[serde(default)]
-    prompt_tokens: i64,
-    #[serde(default)]
-    completion_tokens: i64,
-}
-
 pub(super) async fn call(egress: &Egress, mut call: Call) -> Result<AttemptOutcome, Failed> {
     let llm = call.agent["llm"].take();
     let input = std::mem::take(&mut call.input);
     let mut headers = Vec::new();
     if let Some(key) = llm["api_key"][SECRET].as_str() {
         let bearer = HeaderValue::from_str(&format!("Bearer {key}"));
-        let mut bearer = bearer.map_err(|_| Failed::for_good(FailureCode::InvalidResponse, "the key is no header"))?;
+        let mut bearer =
+            bearer.map_err(|_| Failed::for_good(FailureCode::Unsendable, "the key has no form that can be sent"))?;
         bearer.set_sensitive(true);
         headers.push((AUTHORIZATION, bearer));
     }
@@ -85,9 +81,9 @@ fn read(answer: Value, prices: &Value) -> Result<AttemptOutcome, Failed> {
     let unknown = || Failed::for_good(FailureCode::InvalidResponse, "the model's answer is no chat completion");
     let completion: Completion = serde_json::from_value(answer).map_err(|_| unknown())?;
     let choice = completion.choices.into_iter().next().ok_or_else(unknown)?;
-    let usage = completion.usage.map(|counted| Usage {
-        prompt_tokens: counted.prompt_tokens.max(0),
-        completion_tokens: counted.completion_tokens.max(0),
+    let usage = completion.usage.is_object().then(|| Usage {
+        prompt_tokens: counted(&completion.usage["prompt_tokens"]),
+        completion_tokens: counted(&completion.usage["completion_tokens"]),
     });
     let prices: Option<Prices> = serde_json::from_value(prices.clone()).unwrap_or_default();
     let cost = usage.zip(prices).map(|(usage, prices)| cost(usage, prices));
@@ -97,6 +93,13 @@ fn read(answer: Value, prices: &Value) -> Result<AttemptOutcome, Failed> {
         "finish_reason": choice.finish_reason,
     });
     Ok(AttemptOutcome::Succeeded { result, usage, cost })
+}
+
+/// How many tokens a provider says that it counted. Whatever it says is no reason to lose an answer that was paid for, and
+/// what nobody could have counted must not spoil the sums.
+fn counted(value: &Value) -> i64 {
+    let number = value.as_i64().or_else(|| value.as_f64().map(|number| number as i64));
+    number.unwrap_or_default().clamp(0, MOST_TOKENS)
 }
 
 /// A price a million tokens, in minor units, is a price a token in millionths of one.
@@ -141,6 +144,10 @@ mod tests {
         assert_eq!(result, json!({"text": "Hello there", "model": "gpt-4o-mini", "finish_reason": "stop"}));
         assert_eq!(usage, Some(Usage { prompt_tokens: 9, completion_tokens: 12 }));
         assert_eq!(cost, Some(Cost { amount_micros: 9 * 15 + 12 * 60, currency: Currency::USD }));
+        let odd = json!({"prompt_tokens": 9.0, "completion_tokens": i64::MAX});
+        let odd = json!({"choices": [{"message": {"content": "x"}}], "usage": odd});
+        let Ok(AttemptOutcome::Succeeded { usage, .. }) = read(odd, &prices) else { panic!("no success") };
+        assert_eq!(usage, Some(Usage { prompt_tokens: 9, completion_tokens: MOST_TOKENS }));
         for bad in [json!({}), json!([]), json!({"choices": []}), json!({"choices": [{"message": "x"}]})] {
             assert!(read(bad, &Value::Null).is_err());
         }

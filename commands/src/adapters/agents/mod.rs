@@ -78,7 +78,7 @@ impl From<EgressError> for Failed {
         use {EgressError as E, FailureCode as C};
         let (code, retryable) = match error {
             E::Forbidden(_) => (C::UrlForbidden, false),
-            E::Invalid(_) => (C::InvalidResponse, false),
+            E::Invalid(_) => (C::Unsendable, false),
             E::Unresolved | E::Connect | E::NoAnswer | E::BodyIncomplete => (C::Connection, true),
             E::Certificate(_) => (C::Certificate, false),
             E::Timeout => (C::TimedOut, true),
@@ -98,7 +98,7 @@ async fn post(
     body: &Value,
     max_body: usize,
 ) -> Result<Value, Failed> {
-    let unsendable = |_| Failed::for_good(FailureCode::InvalidResponse, "the request has no form that can be sent");
+    let unsendable = |_| Failed::for_good(FailureCode::Unsendable, "the request has no form that can be sent");
     let key = format!("{}:{}", call.run, call.attempt);
     headers.push((IDEMPOTENCY_KEY, HeaderValue::from_str(&key).map_err(|_| unsendable(()))?));
     let body = serde_json::to_vec(body).map_err(|_| unsendable(()))?;

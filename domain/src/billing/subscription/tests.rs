@@ -247,9 +247,22 @@ fn a_period_that_a_change_begins_leaves_no_gap_and_no_overlap() {
     let early = ctx(noon("02-10")).at(noon("01-05"));
     let from_start = changed_to_yearly(noon("01-31"), at("2028-01-31T12:00:00Z"));
     Given::<Subscription>::events(early, [started()]).when_then(change(), [from_start]);
-    // The renewal is late.
-    let from_end = changed_to_yearly(noon("02-28"), at("2028-02-28T12:00:00Z"));
-    Given::<Subscription>::events(ctx(noon("03-01")), [started()]).when_then(change(), [from_end]);
+    // The renewal is late, and comes first.
+    let from_now = changed_to_yearly(noon("03-01"), at("2028-03-01T12:00:00Z"));
+    Given::<Subscription>::events(ctx(noon("03-01")), [started()]).when_then(change(), [renewed(), from_now]);
+}
+
+#[test]
+fn what_is_over_is_over_however_late_the_host_is() {
+    let end = noon("02-28");
+    let late = |events: Vec<SubscriptionEvent>| Given::<Subscription>::events(ctx(noon("03-01")), events);
+    let over = || vec![started(), scheduled(end, None)];
+    late(over()).when_refused(SubscriptionCommand::Reactivate, SubscriptionError::Cancelled);
+    late(over()).when_refused(change(None, Some(5)), SubscriptionError::Cancelled);
+    late(over()).when_then(cancel(CancelAt::Now), []);
+    late(vec![started()]).when_then(cancel(CancelAt::Now), [renewed(), cancelled(noon("03-01"), None)]);
+    // What is only due anyway is its timer's to tell.
+    late(vec![started()]).when_then(SubscriptionCommand::Reactivate, []);
 }
 
 #[test]
@@ -279,7 +292,9 @@ fn a_cancellation_at_the_periods_end_is_scheduled_once() {
     let end = noon("02-28");
     given([started()]).when_then(cancel_because(CancelAt::PeriodEnd), [scheduled(end, because())]);
     given([started(), scheduled(end, None)]).when_then(cancel(CancelAt::PeriodEnd), []);
-    given([started(), scheduled(end, None)]).when_then(cancel_because(CancelAt::PeriodEnd), []);
+    // A reason that comes later is not lost.
+    let because_of_it = [scheduled(end, because())];
+    given([started(), scheduled(end, None)]).when_then(cancel_because(CancelAt::PeriodEnd), because_of_it);
     given([started(), scheduled(end, None)]).when_then(due(end), [cancelled(end, None)]);
     given([]).when_refused(cancel(CancelAt::PeriodEnd), SubscriptionError::NotFound);
     let waiting = state([started(), scheduled(end, because())]);
