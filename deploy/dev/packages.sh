@@ -3,7 +3,7 @@
 
 MISSING=()   # Debian packages
 
-# require_programs WHAT...: of build, lints, services, demo.
+# require_programs WHAT...: of build, lints, services, demo, agent, kcat.
 require_programs() {
     local what
     PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin"
@@ -49,6 +49,10 @@ missing_services() {
 }
 
 missing_demo() { python3 -c 'import ensurepip, venv' 2>/dev/null || MISSING+=(python3-venv); }
+
+missing_agent() { python3 -c 'import http.server, json' 2>/dev/null || MISSING+=(python3); }
+
+missing_kcat() { need kcat kcat; }
 
 packages_install() {
     local command="apt-get install -y --no-install-recommends ${MISSING[*]}"

@@ -71,5 +71,7 @@ curl -sS $url/api/v1/customers -H 'Authorization: Bearer $key' -H 'Content-Type:
 curl -sS $url/api/v1/customers -H 'Authorization: Bearer $key'
 curl -sS $url/api/v1/analytics/kpis -H 'Authorization: Bearer $key'
 
+Agents on this machine ($ANNALS_EGRESS_ALLOW) may be called here, and without TLS; ./dev agent starts one to try.
+
 TEXT
 }
