@@ -21,7 +21,7 @@ pub struct Timers {
 impl Timers {
     pub async fn measure(self, user: User) {
         let due = Utc::now().trunc_subsecs(0) + TimeDelta::seconds(self.after);
-        let made = subscribe(&user, self.timers, Some(due - Months::new(1))).await;
+        let made = subscribe(&user, self.timers, due - Months::new(1)).await;
         let head = user.head().await;
         assert!(Utc::now() < due, "making them took too long: --after more");
         tokio::time::sleep((due - Utc::now()).to_std().unwrap_or_default()).await;

@@ -59,11 +59,13 @@ fn claim_sql() -> String {
                 AND NOT EXISTS (SELECT FROM tenant_clocks c WHERE c.tenant_id = w.tenant_id AND c.advancing AND $1 <> $6)
             ORDER BY w.due_at LIMIT $4 FOR UPDATE SKIP LOCKED
         ), theirs AS (
-            SELECT w.tenant_id, w.stream_id FROM tenant_clocks c
-            JOIN process_work w ON w.tenant_id = c.tenant_id AND w.due_at > {NOW}
-                AND w.due_at <= {NOW} + c.ahead * interval '1 microsecond'
-            WHERE c.ahead > 0 AND NOT c.advancing AND w.stream_type = $1 AND {FREE} AND w.tenant_id <> ALL($5)
-            ORDER BY w.due_at LIMIT $4 FOR UPDATE OF w SKIP LOCKED
+            SELECT due.* FROM tenant_clocks c CROSS JOIN LATERAL (
+                SELECT w.tenant_id, w.stream_id FROM process_work w
+                WHERE w.tenant_id = c.tenant_id AND w.stream_type = $1 AND w.due_at > {NOW}
+                    AND w.due_at <= {NOW} + c.ahead * interval '1 microsecond' AND {FREE}
+                ORDER BY w.due_at LIMIT $4 FOR UPDATE SKIP LOCKED
+            ) due
+            WHERE c.ahead > 0 AND NOT c.advancing AND c.tenant_id <> ALL($5)
         ), claimed AS (
             UPDATE process_work w SET claimed_by = $2, claimed_until = {NOW} + make_interval(secs => $3)
             FROM (SELECT * FROM ours UNION ALL SELECT * FROM theirs LIMIT $4) due

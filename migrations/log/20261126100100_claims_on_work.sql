@@ -4,8 +4,8 @@ ALTER TABLE process_work ADD COLUMN claimed_by uuid, ADD COLUMN claimed_until ti
 
 DROP INDEX process_work_due;
 CREATE INDEX process_work_due ON process_work (stream_type, due_at) WHERE due_at IS NOT NULL;
--- A tenant's own moments in order: what a test clock passes on its way.
-CREATE INDEX process_work_of_tenant ON process_work (tenant_id, due_at) WHERE due_at IS NOT NULL;
+-- A tenant's own moments: what is due by a clock of its own.
+CREATE INDEX process_work_of_tenant ON process_work (tenant_id, stream_type, due_at) WHERE due_at IS NOT NULL;
 
 -- A stream that waits for nothing any more has its row taken away.
 GRANT DELETE ON process_work TO annals_writer;
