@@ -15,6 +15,7 @@ mod client;
 mod clock;
 mod cqrs;
 mod customers;
+mod egress;
 mod hosts;
 mod house;
 mod idempotency;
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
         architecture::tests(),
         processes::tests(),
         hosts::tests(),
+        egress::tests(),
         log::tests(),
         cqrs::tests(),
         customers::tests(),

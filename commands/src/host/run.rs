@@ -32,6 +32,11 @@ pub(super) fn attend(visit: &Visit) -> BoxFuture<'_, Result<Next, HostError>> {
             () = visit.held.lost.cancelled() => return Ok(Next::Appended),
             outcome = ask(visit, id, &run) => outcome?,
         };
+        let how = match &outcome {
+            AttemptOutcome::Succeeded { .. } => "succeeded",
+            AttemptOutcome::Failed { .. } => "failed",
+        };
+        metrics::counter!("annals_agent_attempts_total", "outcome" => how).increment(1);
         let answer = RunCommand::Answer { id, attempt: run.attempts, outcome };
         execute(visit, "agents.run.answer", None, answer).await?;
         Ok(Next::Appended)

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use domain::aggregate::AT_ONCE;
 use domain::process::{Input, Process};
 use domain::{Aggregate, Context, TenantId, Timed};
 use eventstore::{DueWork, bytes};
@@ -89,10 +90,20 @@ impl Visit {
 
     /// Attends to the stream and says what becomes of its row; whether it went on.
     pub(super) async fn carry_out(self, kind: &Kind) -> bool {
+        if self.work.due_at > AT_ONCE {
+            let late = (self.now() - self.work.due_at).as_seconds_f64();
+            metrics::histogram!("annals_host_late_seconds", "kind" => kind.stream.name).record(late);
+        }
         let next = (kind.attend)(&self).await.unwrap_or_else(|error| {
             tracing::warn!(error = &error as &dyn std::error::Error, kind = kind.stream.name, "a stream waits");
             Next::Later(LATER)
         });
+        let outcome = match next {
+            Next::Appended => "appended",
+            Next::Waits(_) => "waits",
+            Next::Later(_) => "later",
+        };
+        metrics::counter!("annals_host_visits_total", "kind" => kind.stream.name, "outcome" => outcome).increment(1);
         let store = self.host.executor.store();
         let told = match &next {
             Next::Appended => Ok(()),
