@@ -3,11 +3,16 @@
 //! NOTIFY inside the append would cost most of its throughput, so nobody is notified.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::postgres::PgPool;
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
+
+/// After how long without an append the head is looked at less often.
+const QUIET: Duration = Duration::from_secs(2);
+/// How many times less often.
+const QUIET_POLLS: u32 = 5;
 
 /// A handle; clones share what is known.
 #[derive(Clone, Debug)]
@@ -18,7 +23,7 @@ pub struct Tail {
 }
 
 impl Tail {
-    /// Reads the head and goes on looking at it every `poll`.
+    /// Reads the head and goes on looking at it every `poll`, less often while nothing is appended.
     pub(crate) async fn start(pool: PgPool, poll: Duration) -> Result<Self, sqlx::Error> {
         let (position, epoch) = head(&pool).await?;
         let stop = CancellationToken::new();
@@ -29,14 +34,19 @@ impl Tail {
         };
         let (positions, epochs) = (Arc::downgrade(&tail.position), Arc::downgrade(&tail.epoch));
         tokio::spawn(async move {
-            let mut ticks = tokio::time::interval(poll);
-            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-            while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+            let (mut seen, mut moved, mut pause) = (position, Instant::now(), poll);
+            while stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
                 let Some((positions, epochs)) = positions.upgrade().zip(epochs.upgrade()) else { break };
                 if let Ok((position, epoch)) = head(&pool).await {
                     epochs.send_if_modified(|known| raise(known, epoch));
                     positions.send_if_modified(|known| raise(known, position));
                 }
+                // Also what this process appended itself is a sign that others may.
+                let end = *positions.borrow();
+                if end > seen {
+                    (seen, moved) = (end, Instant::now());
+                }
+                pause = if moved.elapsed() < QUIET { poll } else { poll * QUIET_POLLS };
             }
         });
         Ok(tail)
