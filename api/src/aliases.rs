@@ -33,6 +33,7 @@ pub const ALIASES: &[Alias] = &[
     },
     alias(Method::GET, "/payments/subscriptions", "/subscriptions"),
     alias(Method::POST, "/payments/subscriptions", "/subscriptions"),
+    alias(Method::POST, "/payments/subscriptions/batch", "/subscriptions/batch"),
     alias(Method::GET, "/payments/subscriptions/{id}", "/subscriptions/{id}"),
     alias(Method::PATCH, "/payments/subscriptions/{id}", "/subscriptions/{id}"),
     put("/payments/subscriptions/{id}", "/subscriptions/{id}"),

@@ -1,11 +1,13 @@
 //! Carries out what a process wants done. Each command goes under its own id, so that a repetition has no second effect.
 
+use std::time::Instant;
+
+use chrono::TimeDelta;
 use domain::commerce::{Customer, CustomerCommand};
 use domain::privacy::{PrivacyRequest, PrivacyRequestCommand};
 use domain::process::{Outcome, Send};
 use domain::{Aggregate, CustomerId, TypedId};
 
-use crate::clock;
 use crate::context::{CommandContext, ExecuteError};
 use crate::executor::Executor;
 
@@ -57,6 +59,7 @@ impl Executor {
 
     /// The keys go while the tombstone stands; then every process forgets what it may have read in between.
     async fn destroy_keys(&self, cc: CommandContext, customer: CustomerId) -> Result<Outcome, Later> {
+        let begun = Instant::now();
         let destroyed = async {
             self.store.all_have_seen(self.store.epoch()).await.map_err(|error| error.to_string())?;
             let classes =
@@ -66,7 +69,11 @@ impl Executor {
             Ok::<_, String>(classes)
         };
         match destroyed.await {
-            Ok(classes) => Ok(Outcome::KeysDestroyed { classes, at: clock::now() }),
+            // By the tenant's own clock, as all that happens to it.
+            Ok(classes) => {
+                let took = TimeDelta::from_std(begun.elapsed()).unwrap_or_default();
+                Ok(Outcome::KeysDestroyed { classes, at: domain::context::micros(cc.ctx.now + took) })
+            }
             Err(error) => {
                 tracing::warn!(error, "keys could not be destroyed yet");
                 Err(Later)

@@ -323,6 +323,7 @@ async fn what_is_wrong_with_an_agent_is_told(house: &House) {
         (with(&|b| b["http"]["headers"] = json!({"Idempotency-Key": "x"})), "/http/headers/Idempotency-Key"),
         (with(&|b| b["http"]["headers"] = json!({"x-a": "b\r\nx-b: c"})), "/http/headers/x-a"),
         (with(&|b| b["http"]["headers"] = json!({"x a": "b"})), "/http/headers/x a"),
+        (with(&|b| b["http"]["headers"] = json!({"x-a": "ä"})), "/http/headers/x-a"),
     ];
     for (body, pointer) in cases {
         let refused = tenant.post("/agents", &body).problem(422, "validation-failed").await;

@@ -16,6 +16,7 @@ tests![
     what_is_wrong_with_a_subscription_is_told,
     subscriptions_are_found_by_customer_plan_and_status,
     the_roadmaps_paths_lead_to_the_same_subscription,
+    of_two_items_with_one_name_the_first_is_taken,
     reasons_go_with_an_erasure_and_figures_stay,
     chartmoguls_example_cell_by_cell,
     churn_rates_are_those_that_chartmogul_publishes,
@@ -226,6 +227,18 @@ async fn the_roadmaps_paths_lead_to_the_same_subscription(house: &House) {
     tenant.post(&format!("{path}/cancel"), &json!({"at": "period_end"})).expect(200).await;
     let refused = tenant.call(reqwest::Method::DELETE, &path).problem(405, "method-not-allowed").await;
     assert!(refused.header("allow").contains("PUT"), "{}", refused.header("allow"));
+}
+
+async fn of_two_items_with_one_name_the_first_is_taken(house: &House) {
+    let tenant = house.tenant().await;
+    let (customer, plan) = (customer(&tenant).await, tenant.post("/plans", &plan(1_000, "month")).expect(201).await);
+    for round in 0..10 {
+        let item = |name: &str, quantity: i64| json!({"external_id": format!("{name}-{round}"), "customer": customer.id(), "plan": plan.id(), "quantity": quantity});
+        let items = json!({"items": [item("a", 0), item("a", 1), item("b", 2), item("a", 3), item("b", 4)]});
+        let done = tenant.post("/payments/subscriptions/batch", &items).expect(200).await;
+        let statuses: Vec<i64> = done.data().iter().map(|item| item["status"].as_i64().unwrap()).collect();
+        assert_eq!(statuses, [422, 201, 201, 409, 409], "{}", done.text);
+    }
 }
 
 async fn reasons_go_with_an_erasure_and_figures_stay(house: &House) {

@@ -12,7 +12,7 @@ use domain::names::{AGENTS_READ, AGENTS_WRITE, Scope};
 use domain::personal::HIDDEN;
 use domain::text::{ExternalId, Line, Prompt};
 use futures::future::BoxFuture;
-use reqwest::header::{HeaderName, HeaderValue};
+use reqwest::header::HeaderName;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -208,6 +208,11 @@ fn given(secret: String) -> Given {
     if secret == HIDDEN { Given::Kept } else { Given::New(secret) }
 }
 
+/// Whether it can be the value of a header, wherever it is read.
+fn sendable(secret: &str) -> bool {
+    (1..=4_096).contains(&secret.len()) && secret.bytes().all(|b| b == b'\t' || (b' '..=b'~').contains(&b))
+}
+
 fn new_http(http: HttpBody) -> Result<NewHttp, Problem> {
     let mut headers = BTreeMap::new();
     for (name, value) in http.headers {
@@ -216,7 +221,7 @@ fn new_http(http: HttpBody) -> Result<NewHttp, Problem> {
         let Some(parsed) = parsed else {
             return Err(Problem::field(pointer, "is no header that can be added to a request; leave it out"));
         };
-        if value.is_empty() || value.len() > 4_096 || HeaderValue::from_str(&value).is_err() {
+        if !sendable(&value) {
             return Err(Problem::field(pointer, "must be 1 to 4096 visible characters of ASCII"));
         }
         if headers.insert(parsed.as_str().to_owned(), given(value)).is_some() {
@@ -227,8 +232,7 @@ fn new_http(http: HttpBody) -> Result<NewHttp, Problem> {
 }
 
 fn new_llm(llm: LlmBody) -> Result<NewLlm, Problem> {
-    let good = |key: &String| !key.is_empty() && key.len() <= 4_096 && HeaderValue::from_str(key).is_ok();
-    if llm.api_key.as_ref().is_some_and(|key| !good(key)) {
+    if llm.api_key.as_ref().is_some_and(|key| !sendable(key)) {
         return Err(Problem::field("/llm/api_key", "must be 1 to 4096 visible characters of ASCII"));
     }
     let LlmBody { base_url, model, system_prompt, api_key, prices, .. } = llm;

@@ -49,7 +49,7 @@ enum Command {
     ///
     /// Fed by Kafka where ANNALS_KAFKA_BROKERS is set, else by the log itself.
     Project,
-    /// Run what waits for moments: renewals, runs of agents, erasures
+    /// Run what waits for moments: renewals, runs of agents, erasures, clocks of test tenants
     ///
     /// Any number of processes share the work; where one ends or hangs, the others go on within seconds.
     Work,

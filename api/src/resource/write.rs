@@ -1,6 +1,6 @@
 //! Commands on resources.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use commands::Receipt;
 use domain::{AnyId, TypedId};
@@ -159,16 +159,33 @@ pub(super) async fn batch<A: Resource, I: Intent<A>>(call: &Call) -> Result<Answ
     replay_items::<A>(call, &keys, &mut outcomes).await?;
     let keyed = keys.iter().any(Option::is_some);
     let intents = intents::<A, I>(call, items, keyed, &mut outcomes).await?;
+    let mut names = HashSet::new();
+    // Of two items with one name the first is tried first.
+    let (first, again): (Vec<_>, Vec<_>) = intents
+        .into_iter()
+        .partition(|(_, intent)| intent.external_id().is_none_or(|name| names.insert(name.to_owned())));
+    create_all::<A, I>(call, first, &mut keys, &mut outcomes, ITEMS_AT_A_TIME).await;
+    create_all::<A, I>(call, again, &mut keys, &mut outcomes, 1).await;
+    answer(call, outcomes)
+}
+
+/// Creates these items, so many at a time.
+async fn create_all<A: Resource, I: Intent<A>>(
+    call: &Call,
+    intents: Vec<(usize, I)>,
+    keys: &mut [Option<commands::Keyed>],
+    outcomes: &mut [Option<Item<A>>],
+    at_a_time: usize,
+) {
     let mut work: Vec<BoxFuture<'_, (usize, Item<A>)>> = Vec::with_capacity(intents.len());
     for (index, intent) in intents {
         let keyed = keys[index].take();
         work.push(Box::pin(async move { (index, execute_new::<A, I>(call, intent, keyed).await) }));
     }
-    let mut work = futures::stream::iter(work).buffer_unordered(ITEMS_AT_A_TIME);
+    let mut work = futures::stream::iter(work).buffered(at_a_time);
     while let Some((index, outcome)) = work.next().await {
         outcomes[index] = Some(outcome);
     }
-    answer(call, outcomes)
 }
 
 fn answer<A: Resource>(call: &Call, outcomes: Vec<Option<Item<A>>>) -> Result<Answer, Problem> {

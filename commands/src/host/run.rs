@@ -50,7 +50,11 @@ async fn execute(
     command: RunCommand,
 ) -> Result<Loaded<Run>, HostError> {
     let id = visit.id::<Run>();
-    let cc = CommandContext { holder, ..visit.command(name) };
+    let mut cc = CommandContext { holder, ..visit.command(name) };
+    cc.metadata.causation_id = Some(match &command {
+        RunCommand::Answer { attempt, .. } => format!("{id}:{attempt}"),
+        _ => id.to_string(),
+    });
     let receipt = visit.executor().execute::<Run>(cc, id, command).await;
     receipt.map(|receipt| receipt.loaded).map_err(|error| HostError::step(id, &error))
 }
