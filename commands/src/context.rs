@@ -1,5 +1,6 @@
 //! What surrounds a command: who asks and how, and what comes back.
 
+use chrono::{DateTime, Utc};
 use domain::Context;
 use eventstore::{ApiKeyRow, Loaded, Metadata, TenantClock};
 use uuid::Uuid;
@@ -47,6 +48,16 @@ impl CommandContext {
             api_key: None,
             clock: None,
         }
+    }
+
+    /// The same command, not before what the stream has seen: clocks of two processes differ, and a request is on its way
+    /// while a timer goes off. What says itself when it happened is left so.
+    pub(crate) fn not_before(&self, seen: DateTime<Utc>) -> Self {
+        let mut later = self.clone();
+        if self.ctx.occurred_at == self.ctx.now && self.ctx.now < seen {
+            later.ctx = Context::new(self.ctx.tenant, self.ctx.actor, seen);
+        }
+        later
     }
 
     /// The command creates the stream whose id was just made.

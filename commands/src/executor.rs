@@ -152,6 +152,7 @@ impl Executor {
                 Ok(Attempt::Again)
             };
         }
+        let cc = &cc.not_before(loaded.updated_at);
         match loaded.state.decide(command.clone(), &cc.ctx) {
             Err(rule) => {
                 if current().await? {

@@ -215,19 +215,24 @@ impl EventStore {
     }
 
     /// What a tenant's streams wait for up to a moment of the tenant's time, in order, at most `limit`; nothing of
-    /// `but`, the kind of its clock.
+    /// `but`, the kind of its clock, nor of streams of the kinds `young` that were begun after `begun` by our clock, which
+    /// their ids (UUIDv7) tell.
     pub async fn due_of_tenant(
         &self,
         tenant: Uuid,
         until: DateTime<Utc>,
         but: &str,
+        (young, begun): (&[&str], DateTime<Utc>),
         limit: i64,
     ) -> Result<Vec<DueWork>, StoreError> {
         let sql = format!(
             "SELECT {DUE}, 0::bigint FROM process_work w
-             WHERE w.tenant_id = $1 AND w.due_at <= $2 AND w.stream_type <> $3 ORDER BY w.due_at LIMIT $4"
+             WHERE w.tenant_id = $1 AND w.due_at <= $2 AND w.stream_type <> $3
+                AND NOT (w.stream_type = ANY($5) AND w.stream_id >= $6) ORDER BY w.due_at LIMIT $4"
         );
+        let first = Uuid::from_u128(u128::try_from(begun.timestamp_millis()).unwrap_or_default() << 80);
         let query = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(tenant).bind(until).bind(but).bind(limit);
+        let query = query.bind(young).bind(first);
         let rows = query.fetch_all(&self.inner.claiming).await?;
         Ok(rows.iter().map(due_work).collect::<Result<_, _>>()?)
     }

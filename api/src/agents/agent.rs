@@ -210,7 +210,7 @@ fn given(secret: String) -> Given {
 
 /// Whether it can be the value of a header, wherever it is read.
 fn sendable(secret: &str) -> bool {
-    (1..=4_096).contains(&secret.len()) && secret.bytes().all(|b| b == b'\t' || (b' '..=b'~').contains(&b))
+    (1..=4_096).contains(&secret.len()) && secret.bytes().all(|b| (b' '..=b'~').contains(&b))
 }
 
 fn new_http(http: HttpBody) -> Result<NewHttp, Problem> {

@@ -1,28 +1,42 @@
-//! The HTTP clients, and one exchange.
+//! One exchange over one connection, from the address that was checked to the last byte of the answer.
 
 use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
-use reqwest::{Certificate, Client, ClientBuilder, Response, redirect, retry};
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Bytes, Incoming as Stream};
+use hyper::client::conn::http1;
+use hyper::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+use hyper::{Request, Response, Uri};
+use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time;
+use tokio_rustls::TlsConnector;
+use url::Position;
 
+use super::bounded::{BoundReached, Bounded};
 use super::error::{EgressConfigError, EgressError};
 use super::headers::{may_be_sent, retry_after};
-use super::resolve::{Admitting, Reach};
-use super::target::Target;
+use super::resolve::{Admitting, LookupError, Reach};
+use super::target::{Target, Where};
 
-/// How long a connection may take to come about, name and TLS included.
+/// How long a connection may take to come about, TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a connection is kept for the next call. A kept one leads to an address that was checked when it was opened;
-/// the shorter it is kept, the sooner a host that moved, or a network that is no longer allowed, is noticed, and the
-/// less often a call meets a connection that the other side is just closing.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How many connections to a host are kept.
-const IDLE_PER_HOST: usize = 8;
-/// How many headers an answer may have, hyper's default. All of them together may take 417,792 bytes (hyper's read
-/// buffer, 8,192 + 100 * 4,096), trailers 16,384; those two bounds are hyper's alone.
+/// How many headers an answer may have.
 const MAX_HEADERS: usize = 100;
+/// How many bytes the headers of one answer may have, interim ones (1xx) each by itself.
+const MAX_HEADER_BYTES: usize = 128 * 1024;
+/// How many bytes may come before a body: interim answers have no end of their own, and reading them costs time.
+const BEFORE_BODY: usize = 256 * 1024;
+/// How many bytes of a connection a byte of the body may cost: chunks have a length, and TLS has frames.
+const AROUND_BODY: usize = 4;
 /// How much of a content type is kept.
 const MAX_CONTENT_TYPE: usize = 256;
 /// Who we are.
@@ -82,46 +96,135 @@ impl fmt::Debug for Incoming {
     }
 }
 
-/// One client for each reach, as a resolver is told a name and not the scheme.
-pub(super) struct Clients {
-    public: Client,
-    plain: Client,
+/// What every exchange needs.
+pub(super) struct Client {
+    tls: TlsConnector,
 }
 
-impl Clients {
-    pub(super) fn new(public: Admitting, plain: Admitting, roots: &[Vec<u8>]) -> Result<Self, EgressConfigError> {
-        let mut certificates = Vec::new();
+impl Client {
+    /// Trusts the system's roots and these.
+    pub(super) fn new(roots: &[Vec<u8>]) -> Result<Self, EgressConfigError> {
+        let mut extra = Vec::new();
         for pem in roots {
-            let found = Certificate::from_pem_bundle(pem).map_err(EgressConfigError::Tls)?;
+            let found = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
+            let found = found.map_err(|_| EgressConfigError::NoCertificate)?;
             if found.is_empty() {
                 return Err(EgressConfigError::NoCertificate);
             }
-            certificates.extend(found);
+            extra.extend(found);
         }
-        let public = builder(public).https_only(true).tls_certs_merge(certificates);
-        let plain = builder(plain).tls_certs_only([]);
-        Ok(Self {
-            public: public.build().map_err(EgressConfigError::Tls)?,
-            plain: plain.build().map_err(EgressConfigError::Tls)?,
-        })
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let verifier = rustls_platform_verifier::Verifier::new_with_extra_roots(extra, provider.clone())?;
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .dangerous() // the name of a method that takes any verifier; this one is the platform's
+            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_no_client_auth();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Self { tls: TlsConnector::from(Arc::new(config)) })
     }
 
-    /// Sends a request to a target whose literal address, if it has one, was checked.
-    pub(super) async fn post(&self, target: Target, request: Outgoing) -> Result<Incoming, EgressError> {
-        let client = match target.reach {
-            Reach::Public => &self.public,
-            Reach::Allowed => &self.plain,
-        };
-        let headers = headers(request.headers)?;
-        let sent = client.post(target.url).headers(headers).body(request.body).send().await;
+    /// Sends a request to a target whose literal address, if it has one, was checked. HTTP/1.1 alone, on a connection of
+    /// its own: what it is connected to was checked just before, dropping the call closes it, and nothing of one call
+    /// is left over for the next. Bodies are never decompressed, so that a small one can't become a large one.
+    pub(super) async fn post(
+        &self,
+        admitting: &Admitting,
+        target: Target,
+        request: Outgoing,
+    ) -> Result<Incoming, EgressError> {
+        let headers = headers(request.headers, &target)?;
+        let uri: Uri =
+            target.url[Position::BeforePath..].parse().map_err(|_| EgressError::Invalid("the URL can't be sent"))?;
+        let mut post = Request::post(uri).body(Full::new(Bytes::from(request.body)));
+        if let Ok(post) = &mut post {
+            *post.headers_mut() = headers;
+        }
+        let post = post.map_err(|_| EgressError::Invalid("the URL can't be sent"))?;
+        let bound = BEFORE_BODY + AROUND_BODY * request.max_body;
+        let connected = time::timeout(CONNECT_TIMEOUT, self.connect(admitting, &target, bound)).await;
+        exchange(connected.map_err(|_| EgressError::Connect)??, post, request.max_body, request.now).await
+    }
+
+    /// A connection to the target, secured where its URL says so, from which so many bytes are read.
+    async fn connect(&self, admitting: &Admitting, target: &Target, bound: usize) -> Result<Wire, EgressError> {
+        let stream = Bounded::new(reach(admitting, target).await?, bound);
+        if target.reach == Reach::Allowed {
+            return Ok(Box::new(stream));
+        }
+        let secured = self.tls.connect(server_name(target)?, stream).await;
+        Ok(Box::new(secured.map_err(|error| EgressError::securing(&error))?))
+    }
+}
+
+/// What is read from and written to, secured or not.
+type Wire = Box<dyn Duplex>;
+
+trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Duplex for S {}
+
+/// A connection to the first of the checked addresses that takes one.
+async fn reach(admitting: &Admitting, target: &Target) -> Result<TcpStream, EgressError> {
+    let addresses: Vec<IpAddr> = match &target.host {
+        Where::Literal(ip) => vec![*ip],
+        Where::Name(name) => admitting.lookup(name).await.map_err(|error| match error {
+            LookupError::Unresolved => EgressError::Unresolved,
+            LookupError::Refused(why) => EgressError::Forbidden(why),
+        })?,
+    };
+    let port = target.url.port_or_known_default().unwrap_or(443);
+    let each = CONNECT_TIMEOUT / u32::try_from(addresses.len()).unwrap_or(1).max(1);
+    for ip in addresses {
+        if let Ok(Ok(stream)) = time::timeout(each, TcpStream::connect(SocketAddr::new(ip, port))).await {
+            let _ = stream.set_nodelay(true);
+            return Ok(stream);
+        }
+    }
+    Err(EgressError::Connect)
+}
+
+fn server_name(target: &Target) -> Result<ServerName<'static>, EgressError> {
+    match &target.host {
+        Where::Literal(ip) => Ok(ServerName::from(*ip)),
+        Where::Name(name) => {
+            // A dot at the end is not part of what a certificate is for.
+            let name = name.trim_end_matches('.').to_owned();
+            ServerName::try_from(name).map_err(|_| EgressError::Invalid("the host's name can't be proven"))
+        }
+    }
+}
+
+/// Sends the request and reads the answer, while the connection is driven beside.
+async fn exchange(
+    stream: Wire,
+    request: Request<Full<Bytes>>,
+    max_body: usize,
+    now: DateTime<Utc>,
+) -> Result<Incoming, EgressError> {
+    let mut http = http1::Builder::new();
+    http.max_headers(MAX_HEADERS).max_buf_size(MAX_HEADER_BYTES);
+    let (mut sender, connection) =
+        http.handshake(TokioIo::new(stream)).await.map_err(|error| EgressError::before_headers(&error))?;
+    let answered = async {
+        let sent = sender.send_request(request).await;
         let response = sent.map_err(|error| EgressError::before_headers(&error))?;
         let content_type = response.headers().get(CONTENT_TYPE);
         Ok(Incoming {
             status: response.status().as_u16(),
-            retry_after: retry_after(response.headers(), request.now),
+            retry_after: retry_after(response.headers(), now),
             content_type: content_type.map(|value| lossy(value.as_bytes())),
-            body: body(response, request.max_body).await?,
+            body: body(response, max_body).await?,
         })
+    };
+    tokio::pin!(answered, connection);
+    let mut open = true;
+    loop {
+        tokio::select! {
+            biased;
+            answer = &mut answered => return answer,
+            _ = &mut connection, if open => open = false,
+        }
     }
 }
 
@@ -129,32 +232,10 @@ fn lossy(value: &[u8]) -> String {
     String::from_utf8_lossy(&value[..value.len().min(MAX_CONTENT_TYPE)]).into_owned()
 }
 
-/// What both clients have in common.
-///
-/// HTTP/1.1 alone: a call has its connection to itself, so that dropping the call closes it. Bodies are never
-/// decompressed, so that a small one can't become a large one; the features for that are off, and these calls keep them
-/// off should another crate turn one on. A request is sent once: the client itself would only repeat one that it had
-/// not begun to write.
-fn builder(admitting: Admitting) -> ClientBuilder {
-    Client::builder()
-        .dns_resolver(admitting)
-        .redirect(redirect::Policy::none())
-        .retry(retry::never())
-        .no_proxy()
-        .referer(false)
-        .no_gzip()
-        .no_brotli()
-        .no_zstd()
-        .no_deflate()
-        .http1_only()
-        .http1_max_headers(MAX_HEADERS)
-        .connect_timeout(CONNECT_TIMEOUT)
-        .pool_idle_timeout(IDLE_TIMEOUT)
-        .pool_max_idle_per_host(IDLE_PER_HOST)
-}
-
-fn headers(given: Vec<(HeaderName, HeaderValue)>) -> Result<HeaderMap, EgressError> {
-    let mut headers = HeaderMap::with_capacity(given.len() + 3);
+fn headers(given: Vec<(HeaderName, HeaderValue)>, target: &Target) -> Result<HeaderMap, EgressError> {
+    let mut headers = HeaderMap::with_capacity(given.len() + 4);
+    let host = HeaderValue::from_str(&target.url[Position::BeforeHost..Position::AfterPort]);
+    headers.insert(HOST, host.map_err(|_| EgressError::Invalid("the URL can't be sent"))?);
     for (name, mut value) in given {
         if !may_be_sent(&name) {
             return Err(EgressError::Invalid("it brings a header of the connection"));
@@ -169,17 +250,23 @@ fn headers(given: Vec<(HeaderName, HeaderValue)>) -> Result<HeaderMap, EgressErr
 }
 
 /// Reads a body to its end, or gives up with the first byte beyond `max`.
-async fn body(mut response: Response, max: usize) -> Result<Vec<u8>, EgressError> {
+async fn body(response: Response<Stream>, max: usize) -> Result<Vec<u8>, EgressError> {
     let too_large = || EgressError::BodyTooLarge(max);
-    if response.content_length().is_some_and(|announced| usize::try_from(announced).map_or(true, |n| n > max)) {
+    let mut stream = response.into_body();
+    if usize::try_from(stream.size_hint().lower()).map_or(true, |announced| announced > max) {
         return Err(too_large());
     }
     let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|_| EgressError::BodyIncomplete)? {
+    while let Some(frame) = stream.frame().await {
+        let frame = frame.map_err(|error| match BoundReached::is_behind(&error) {
+            true => too_large(),
+            false => EgressError::BodyIncomplete,
+        })?;
+        let Some(chunk) = frame.data_ref() else { continue };
         if chunk.len() > max - body.len() {
             return Err(too_large());
         }
-        body.extend_from_slice(&chunk);
+        body.extend_from_slice(chunk);
     }
     Ok(body)
 }

@@ -1,11 +1,10 @@
 //! What can go wrong on the way out.
 
-use std::error::Error;
 use std::{fmt, io};
 
 use rustls::CertificateError;
 
-use super::resolve::LookupError;
+use super::bounded::BoundReached;
 use super::target::Forbidden;
 
 /// Why there is no egress port.
@@ -16,7 +15,7 @@ pub enum EgressConfigError {
     NoCertificate,
     /// TLS can't be set up: a root certificate is damaged, or the system has none.
     #[error("TLS can't be set up: are the root certificates whole, and are the system's installed?")]
-    Tls(#[source] reqwest::Error),
+    Tls(#[from] rustls::Error),
 }
 
 /// What is wrong with a host's certificate.
@@ -96,37 +95,21 @@ impl EgressError {
         matches!(self, Self::Forbidden(_) | Self::Invalid(_) | Self::Unresolved | Self::Connect | Self::Certificate(_))
     }
 
-    /// What an error means that came before the headers of an answer. The error itself goes: it may hold the URL.
-    pub(super) fn before_headers(error: &reqwest::Error) -> Self {
-        let mut next: Option<&(dyn Error + 'static)> = Some(error);
-        while let Some(error) = next {
-            if let Some(lookup) = error.downcast_ref::<LookupError>() {
-                return match lookup {
-                    LookupError::Unresolved => Self::Unresolved,
-                    LookupError::Refused(why) => Self::Forbidden(*why),
-                };
-            }
-            if let Some(rustls::Error::InvalidCertificate(fault)) = error.downcast_ref::<rustls::Error>() {
-                return Self::Certificate(fault.into());
-            }
-            if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse_too_large) {
-                return Self::HeadersTooLarge;
-            }
-            next = inner(error);
-        }
-        match error {
-            error if error.is_builder() => Self::Invalid("the URL can't be sent"),
-            error if error.is_connect() => Self::Connect,
-            error if error.is_timeout() => Self::Timeout,
-            _ => Self::NoAnswer,
+    /// What an error means that came before the headers of an answer. The error itself goes: it may hold what was sent.
+    pub(super) fn before_headers(error: &hyper::Error) -> Self {
+        if error.is_parse_too_large() || BoundReached::is_behind(error) {
+            Self::HeadersTooLarge
+        } else {
+            Self::NoAnswer
         }
     }
-}
 
-/// The error within; `io::Error::source` would skip the one that it wraps.
-fn inner<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
-    match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
-        Some(wrapped) => Some(wrapped),
-        None => error.source(),
+    /// What an error means that came while TLS came about.
+    pub(super) fn securing(error: &io::Error) -> Self {
+        let wrapped = error.get_ref().and_then(|wrapped| wrapped.downcast_ref::<rustls::Error>());
+        match wrapped {
+            Some(rustls::Error::InvalidCertificate(fault)) => Self::Certificate(fault.into()),
+            _ => Self::Connect,
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use chrono::{DateTime, Utc};
-use reqwest::header::{DATE, HeaderMap, HeaderName, RETRY_AFTER};
+use hyper::header::{DATE, HeaderMap, HeaderName, RETRY_AFTER};
 
 /// The longest wait that is believed: 30 days.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(30 * 24 * 60 * 60);
@@ -26,9 +26,15 @@ const OF_THE_CONNECTION: &[&str] = &[
 const OUR_OWN: &[&str] =
     &["accept-encoding", "baggage", "content-type", "idempotency-key", "traceparent", "tracestate"];
 
-/// Whether somebody may configure a header of this name for calls to a provider.
+/// How long a name may be.
+const MAX_NAME: usize = 256;
+
+/// Whether somebody may configure a header of this name for calls to a provider. Some servers take `_` for `-`, so that is
+/// taken for it here too.
 pub fn may_be_set(name: &HeaderName) -> bool {
-    may_be_sent(name) && !OUR_OWN.contains(&name.as_str()) && !name.as_str().starts_with("annals-")
+    let read = name.as_str().replace('_', "-");
+    let ours = OUR_OWN.contains(&read.as_str()) || read.starts_with("annals-");
+    read.len() <= MAX_NAME && !ours && may_be_sent(name) && !OF_THE_CONNECTION.contains(&read.as_str())
 }
 
 /// Whether a request may bring a header of this name.

@@ -9,6 +9,7 @@
 //! error of this module repeats a URL's path, a header's value or a body.
 
 mod addresses;
+mod bounded;
 mod client;
 mod error;
 mod headers;
@@ -34,7 +35,7 @@ pub use headers::may_be_set;
 pub use resolve::{Resolve, SystemResolver};
 pub use target::{CheckedUrl, Forbidden, MAX_URL_CHARS};
 
-use client::Clients;
+use client::Client;
 use resolve::{Admitting, LookupError, Reach};
 use target::Where;
 
@@ -65,7 +66,7 @@ pub struct Egress(Arc<Inner>);
 
 struct Inner {
     public: Admitting,
-    clients: Clients,
+    client: Client,
 }
 
 impl fmt::Debug for Egress {
@@ -75,12 +76,11 @@ impl fmt::Debug for Egress {
 }
 
 impl Egress {
-    /// Reads the root certificates. The process must have installed its TLS provider.
+    /// Reads the root certificates.
     pub fn new(config: EgressConfig) -> Result<Self, EgressConfigError> {
         let public = Admitting { resolver: config.resolver, allowed: Arc::new(config.allow), reach: Reach::Public };
-        let plain = Admitting { reach: Reach::Allowed, ..public.clone() };
-        let clients = Clients::new(public.clone(), plain, &config.extra_roots)?;
-        Ok(Self(Arc::new(Inner { public, clients })))
+        let client = Client::new(&config.extra_roots)?;
+        Ok(Self(Arc::new(Inner { public, client })))
     }
 
     /// Checks a URL that somebody configures: its form, and the addresses of its host as of now. A name that does not
@@ -105,11 +105,12 @@ impl Egress {
     /// tried again here.
     pub async fn post_json(&self, request: Outgoing) -> Result<Incoming, EgressError> {
         let target = target::parse(&request.url)?;
+        let admitting = self.admitting(target.reach);
         if let Where::Literal(ip) = target.host {
-            self.admitting(target.reach).literal(ip)?;
+            admitting.literal(ip)?;
         }
         let limit = request.timeout;
-        let exchange = self.0.clients.post(target, request);
+        let exchange = self.0.client.post(&admitting, target, request);
         time::timeout(limit, exchange).await.map_err(|_| EgressError::Timeout)?
     }
 

@@ -1,11 +1,10 @@
 //! Names to addresses: asked once for each connection, and only admitted addresses go on to it.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use reqwest::dns::{Addrs, Name, Resolving};
 use url::Url;
 
 use super::addresses::Allowed;
@@ -73,7 +72,7 @@ pub(super) enum LookupError {
     Refused(#[from] Forbidden),
 }
 
-/// Resolves names to admitted addresses; what the HTTP client asks at each connect.
+/// Resolves names to admitted addresses at each connect.
 #[derive(Clone)]
 pub(super) struct Admitting {
     pub(super) resolver: Arc<dyn Resolve>,
@@ -96,17 +95,5 @@ impl Admitting {
         let admitted = found.into_iter().filter(|ip| self.reach.admits(&self.allowed, *ip));
         let admitted: Vec<IpAddr> = admitted.take(ADDRESSES).collect();
         if admitted.is_empty() { Err(self.reach.refusal().into()) } else { Ok(admitted) }
-    }
-}
-
-impl reqwest::dns::Resolve for Admitting {
-    fn resolve(&self, name: Name) -> Resolving {
-        let this = self.clone();
-        Box::pin(async move {
-            let admitted = this.lookup(name.as_str()).await?;
-            // The client puts the URL's port in the place of 0.
-            let addresses: Addrs = Box::new(admitted.into_iter().map(|ip| SocketAddr::new(ip, 0)));
-            Ok(addresses)
-        })
     }
 }

@@ -146,14 +146,14 @@ async fn a_name_that_moves_inside_after_the_check_is_not_followed() {
 }
 
 #[tokio::test]
-async fn a_connection_resolves_once() {
+async fn each_call_resolves_once_and_connects_to_that() {
     let host = answering("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").await;
-    let answers = Answers::new(&[&["127.0.0.1"], &["10.0.0.1"]]);
+    let answers = Answers::new(&[&["127.0.0.1"], &["127.0.0.1"], &["10.0.0.1"]]);
     let egress = egress("127.0.0.1", answers.clone());
-    for _ in 0..3 {
-        egress.post_json(to(format!("http://provider.test:{}/", host.address.port()))).await.unwrap();
-    }
-    assert_eq!((host.connections().await, answers.asked.load(Ordering::SeqCst)), (1, 1));
+    let call = || egress.post_json(to(format!("http://provider.test:{}/", host.address.port())));
+    assert!(call().await.is_ok() && call().await.is_ok());
+    assert_eq!(call().await, Err(Forbidden::Plain.into()));
+    assert_eq!((host.connections().await, answers.asked.load(Ordering::SeqCst)), (2, 3));
 }
 
 #[tokio::test]
@@ -285,6 +285,31 @@ async fn headers_without_end_are_given_up() {
         let result = local().post_json(to(format!("http://{}/", host.address))).await;
         assert_eq!(result, Err(EgressError::HeadersTooLarge), "{text:?}");
     }
+}
+
+#[tokio::test]
+async fn interim_answers_without_end_are_given_up_before_they_cost_anything() {
+    // In one read come hundreds of them, and reading them never waits: only a bound on all bytes ends it.
+    let host = Host::start(move |mut stream| async move {
+        read_request(&mut stream).await;
+        while stream.write_all("HTTP/1.1 100 \r\n\r\n".repeat(4_096).as_bytes()).await.is_ok() {}
+    })
+    .await;
+    let request = Outgoing { timeout: Duration::from_secs(60), ..to(format!("http://{}/", host.address)) };
+    assert_eq!(local().post_json(request).await, Err(EgressError::HeadersTooLarge));
+}
+
+#[tokio::test]
+async fn chunks_that_say_more_than_they_bring_are_given_up() {
+    let host = Host::start(move |mut stream| async move {
+        read_request(&mut stream).await;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1;").await;
+        while stream.write_all("x".repeat(64 * 1_024).as_bytes()).await.is_ok() {}
+    })
+    .await;
+    let request = Outgoing { timeout: Duration::from_secs(60), ..to(format!("http://{}/", host.address)) };
+    let error = local().post_json(request).await.unwrap_err();
+    assert!(matches!(error, EgressError::BodyTooLarge(_) | EgressError::BodyIncomplete), "{error:?}");
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use domain::agents::{AttemptOutcome, MAX_BYTES};
 use domain::personal::SECRET;
-use reqwest::header::{HeaderName, HeaderValue};
+use hyper::header::{HeaderName, HeaderValue};
 use serde_json::Value;
 
 use super::{Call, Failed, post};

@@ -6,7 +6,7 @@
 
 use domain::agents::{AttemptOutcome, Cost, FailureCode, Prices, Usage};
 use domain::personal::SECRET;
-use reqwest::header::{AUTHORIZATION, HeaderValue};
+use hyper::header::{AUTHORIZATION, HeaderValue};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use domain::RunId;
 use domain::agents::{AttemptOutcome, FailureCode};
-use reqwest::header::{HeaderName, HeaderValue};
+use hyper::header::{HeaderName, HeaderValue};
 use serde_json::{Map, Value};
 
 use crate::clock;
