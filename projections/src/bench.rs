@@ -71,13 +71,13 @@ async fn queries(house: &House, tenant: Uuid) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a measurement"]
+#[ignore = "a measurement, run by the command in docs/performance.md"]
 async fn bench() {
     measure(false).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a measurement"]
+#[ignore = "a measurement, run by the command in docs/performance.md"]
 async fn bench_kafka() {
     measure(true).await;
 }
