@@ -26,6 +26,8 @@ mod orders;
 mod privacy;
 mod processes;
 mod provider;
+mod schemas;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -66,6 +68,8 @@ fn main() -> ExitCode {
         privacy::tests(),
         analytics::tests(),
         audit::tests(),
+        schemas::tests(),
+        verify::tests(),
     ]
     .into_iter()
     .flatten()
