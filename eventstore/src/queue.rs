@@ -15,7 +15,7 @@ use crate::append::{Append, AppendError, Committed};
 /// The most events that one statement commits: beyond it, latency grows and throughput does not.
 const MAX_BATCH_EVENTS: usize = 4_000;
 /// The most bytes of one statement.
-const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
+pub(crate) const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
 /// How many appends may wait, and how many bytes; more are told to come back, save those of a tenant that has less than
 /// its share of the room.
 const ROOM: (usize, usize) = (10_000, 64 * 1024 * 1024);
@@ -241,7 +241,8 @@ impl Waiting {
     /// an equal share.
     fn has_room(&self, tenant: Uuid) -> bool {
         let own = self.counts.get(&tenant).copied().unwrap_or_default();
-        self.jobs < ROOM.0 && self.bytes < ROOM.1 || own < ROOM.0 / (self.counts.len() + 1) / 8
+        let share = ROOM.0 / 8 / (self.counts.len() + 1);
+        self.jobs < ROOM.0 && self.bytes < ROOM.1 || own < share && self.bytes < ROOM.1 * 2
     }
 
     fn enqueue(&mut self, job: Job) {

@@ -170,6 +170,7 @@ impl EventStore {
     pub async fn close(&self) {
         self.inner.membership.leave().await;
         let inner = &self.inner;
+        inner.writer.close().await;
         for pool in [&inner.appending, &inner.writing, &inner.claiming, &inner.reading, inner.tenants.pool()] {
             pool.close().await;
         }

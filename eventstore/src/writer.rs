@@ -11,10 +11,11 @@ use chrono::{DateTime, Timelike, Utc};
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgPool, Postgres};
 use sqlx::{Connection, PgConnection};
+use tokio_util::task::TaskTracker;
 
 use crate::append::{Append, AppendError, Committed};
 use crate::event::MAX_EVENT_BYTES;
-use crate::queue::{Batch, Job, Pending, Queue};
+use crate::queue::{Batch, Job, MAX_BATCH_BYTES, Pending, Queue};
 use crate::tail::Tail;
 use crate::{slow, statement};
 
@@ -33,6 +34,7 @@ const MIDNIGHT: i64 = 2 * 60;
 #[derive(Clone)]
 pub(crate) struct Writer {
     queue: Arc<Closing>,
+    workers: TaskTracker,
 }
 
 /// Closes the queue with the last handle on it.
@@ -47,13 +49,20 @@ impl Drop for Closing {
 impl Writer {
     /// Starts the workers on a pool of `annals_writer`; they end when the last clone of the writer is dropped.
     pub(crate) fn start(pool: PgPool, tail: Tail) -> Self {
-        let queue = Arc::new(Queue::default());
+        let (queue, workers) = (Arc::new(Queue::default()), TaskTracker::new());
         for _ in 0..2 {
             let link = Link { pool: pool.clone(), conn: None, clock: None };
             let worker = Worker { link, tail: tail.clone(), queue: queue.clone() };
-            tokio::spawn(worker.run());
+            workers.spawn(worker.run());
         }
-        Self { queue: Arc::new(Closing(queue)) }
+        workers.close();
+        Self { queue: Arc::new(Closing(queue)), workers }
+    }
+
+    /// Takes nothing more in, and waits until the batches in hand are through and their connections given back.
+    pub(crate) async fn close(&self) {
+        self.queue.0.close();
+        self.workers.wait().await;
     }
 
     /// Hands an append over, behind one that it was decided upon.
@@ -65,6 +74,9 @@ impl Writer {
         let largest = append.streams.iter().flat_map(|s| &s.events).map(size).max().unwrap_or_default();
         if largest > MAX_EVENT_BYTES {
             return Err(AppendError::TooLarge { bytes: largest });
+        }
+        if append.bytes() > MAX_BATCH_BYTES {
+            return Err(AppendError::TooLarge { bytes: append.bytes() });
         }
         self.queue.0.push(append, after)
     }
