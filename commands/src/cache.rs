@@ -151,7 +151,6 @@ impl StreamCache {
         self.entries.insert((tenant, stream), entry);
         metrics::gauge!("annals_stream_cache_bytes").set(self.entries.weighted_size() as f64);
     }
-
 }
 
 /// Counts how often a stream's state was in memory.

@@ -326,7 +326,9 @@ impl Waiting {
     /// it was not decided upon.
     fn busy(&self, job: &Job, tips: &Tips) -> Option<StreamKey> {
         job.keys().find(|key| match tips.get(key) {
-            Some(tip) => !job.is_plain() || !tip.as_ref().zip(job.after.as_ref()).is_some_and(|(tip, after)| tip.is(after)),
+            Some(tip) => {
+                !job.is_plain() || !tip.as_ref().zip(job.after.as_ref()).is_some_and(|(tip, after)| tip.is(after))
+            }
             None => self.in_flight.contains_key(key),
         })
     }

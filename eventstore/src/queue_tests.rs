@@ -97,7 +97,11 @@ fn a_full_queue_turns_the_importer_away_and_not_the_others() {
     };
     let taken = (0..20).filter(|_| large()).count();
     assert!((7..20).contains(&taken), "{taken}: twice the room is the end");
-    assert_eq!(queue.push(append(id(1), id(20_001), 0), None).unwrap_err(), AppendError::Unavailable, "bytes count too");
+    assert_eq!(
+        queue.push(append(id(1), id(20_001), 0), None).unwrap_err(),
+        AppendError::Unavailable,
+        "bytes count too"
+    );
 }
 
 #[test]

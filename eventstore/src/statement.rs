@@ -7,7 +7,8 @@ use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
-use crate::append::{Append, Committed};
+use crate::append::{Append, Committed, StreamAppend};
+use crate::event::NewEvent;
 
 /// What every batch needs: the head's lock, the tenants' sequences, the events.
 macro_rules! base {
@@ -47,6 +48,23 @@ SELECT head.base, head.at, tenants.tenant_id, tenants.sequence FROM head LEFT JO
 
 /// A batch of events and nothing beside: parts that do nothing would cost as much again.
 const APPEND_EVENTS: &str = concat!(base!(), places!());
+
+/// One event: without arrays it takes half as long.
+const APPEND_ONE: &str = r"
+WITH head AS (
+    UPDATE log_head SET position = position + 1, at = greatest(at, clock_timestamp()) WHERE epoch = $1 AND position >= $2
+    RETURNING position, at
+), tenant AS (
+    INSERT INTO tenant_heads (tenant_id, sequence) SELECT $3, 1 FROM head
+    ON CONFLICT (tenant_id) DO UPDATE SET sequence = tenant_heads.sequence + 1
+    RETURNING sequence
+), appended AS (
+    INSERT INTO events (position, tenant_id, sequence, stream_id, stream_type, version, event_id, event_type,
+        schema_version, subjects, actor, occurred_at, recorded_at, payload, metadata, salt)
+    SELECT head.position, $3, tenant.sequence, $4, $5, $6, $7, $8, $9, $10, $11, $12, head.at, $13, $14, $15
+    FROM head, tenant
+)
+SELECT head.position, tenant.sequence, head.at FROM head, tenant";
 
 /// A batch with all that may be stored with events.
 const APPEND_ALL: &str = concat!(
@@ -125,11 +143,20 @@ pub(crate) async fn append(
     (epoch, known): (i64, i64),
     batch: &[&Append],
 ) -> Result<Option<Vec<Committed>>, sqlx::Error> {
+    let bare = batch.iter().all(|append| append.has_events_alone());
+    if bare
+        && let [append] = batch
+        && let [stream] = append.streams.as_slice()
+        && let [event] = stream.events.as_slice()
+    {
+        return Ok(append_one(conn, (epoch, known), append.tenant, stream, event)
+            .await?
+            .map(|committed| vec![committed]));
+    }
     let events = || batch.iter().flat_map(|a| a.streams.iter()).flat_map(|s| s.events.iter());
     let (columns, places) = columns(batch);
     let total = columns.version.len() as i64;
     let (tenants, counts): (Vec<Uuid>, Vec<i64>) = columns.tenants.iter().unzip();
-    let bare = batch.iter().all(|append| append.has_events_alone());
     let query = sqlx::query(if bare { APPEND_EVENTS } else { APPEND_ALL })
         .bind(total)
         .bind(epoch)
@@ -153,6 +180,35 @@ pub(crate) async fn append(
     let query = if bare { query } else { beside(query, batch, &places) };
     let rows = query.fetch_all(conn).await?;
     results(batch, &places, total, &rows)
+}
+
+async fn append_one(
+    conn: &mut PgConnection,
+    (epoch, known): (i64, i64),
+    tenant: Uuid,
+    stream: &StreamAppend,
+    event: &NewEvent,
+) -> Result<Option<Committed>, sqlx::Error> {
+    let row = sqlx::query(APPEND_ONE)
+        .bind(epoch)
+        .bind(known)
+        .bind(tenant)
+        .bind(stream.stream_id)
+        .bind(stream.stream_type)
+        .bind(stream.expected_version + 1)
+        .bind(event.event_id)
+        .bind(event.event_type)
+        .bind(event.schema_version)
+        .bind((!event.subjects.is_empty()).then_some(&event.subjects))
+        .bind(&event.actor)
+        .bind(event.occurred_at)
+        .bind(&event.payload)
+        .bind(&event.metadata)
+        .bind(event.salt.as_slice())
+        .fetch_optional(conn)
+        .await?;
+    row.map(|row| Ok(Committed { position: row.try_get(0)?, sequence: row.try_get(1)?, recorded_at: row.try_get(2)? }))
+        .transpose()
 }
 
 type PgQuery<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;

@@ -9,8 +9,8 @@ use uuid::Uuid;
 
 use crate::append::{Append, AppendError, Committed};
 use crate::membership::Membership;
-use crate::queue::Pending;
 use crate::pools::{Role, TenantDb, WriteDsn};
+use crate::queue::Pending;
 use crate::tail::Tail;
 use crate::writer::Writer;
 
@@ -86,8 +86,7 @@ impl EventStore {
             // A process that hangs while it holds the head's lock must not stop the others.
             ("idle_in_transaction_session_timeout", "1500ms"),
         ];
-        let appending =
-            dsn.pool(Role::Writer, 2, &appending)?;
+        let appending = dsn.pool(Role::Writer, 2, &appending)?;
         let writing = dsn.pool(Role::Writer, 4, &[("statement_timeout", "30s")])?;
         // A lost claim means that somebody else looks, so nobody waits for the disk.
         let claiming = dsn.pool(Role::Writer, 6, &[("statement_timeout", "10s"), ("synchronous_commit", "off")])?;
