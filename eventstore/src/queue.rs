@@ -3,7 +3,7 @@
 //! Architecture Invariant: a stream is in one batch at a time. Within a batch appends to it follow one another; one that
 //! was decided upon another is committed after it or not at all.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -89,6 +89,16 @@ impl Job {
 
     pub(crate) fn is_settled(&self) -> bool {
         self.pending.0.outcome.get().is_some()
+    }
+
+    /// Whether what it was decided upon was refused.
+    pub(crate) fn is_superseded(&self) -> bool {
+        self.after.as_ref().is_some_and(|after| matches!(after.0.outcome.get(), Some(Err(_))))
+    }
+
+    /// Whether it was decided upon that one.
+    pub(crate) fn follows(&self, other: &Self) -> bool {
+        self.after.as_ref().is_some_and(|after| after.is(&other.pending))
     }
 
     pub(crate) fn is_out_of_patience(&self) -> bool {
@@ -207,6 +217,7 @@ impl Queue {
     fn finish(&self, jobs: Vec<Job>) {
         // Where each stream stands now, as far as this batch knows.
         let mut versions = HashMap::<StreamKey, i64>::new();
+        let committed: HashSet<_> = jobs.iter().filter_map(|job| job.append.last_event_id()).collect();
         for job in &jobs {
             let committed = job.pending.is_committed();
             for stream in &job.append.streams {
@@ -222,7 +233,12 @@ impl Queue {
             freed |= !waiters.is_empty();
             // Back to the front of the lane, in their order.
             for waiter in waiters.into_iter().rev() {
-                waiting.put_back(waiter, key.1, version);
+                if waiter.append.last_event_id().is_some_and(|id| committed.contains(&id)) {
+                    // The same append once more: the log knows where it stands.
+                    waiting.put_back(waiter, key.1, 0);
+                } else {
+                    waiting.put_back(waiter, key.1, version);
+                }
             }
         }
         drop(waiting);
