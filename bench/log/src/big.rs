@@ -44,7 +44,7 @@ pub async fn measure(server: &Server, wanted: Wanted, events: u64, repeats: usiz
         for _ in 0..repeats {
             let figures = replay_annals(server, &log).await;
             replay.add(ANNALS, figures);
-            copy.add(ANNALS, figures);
+            copy.take(ANNALS, figures);
             copy.add(BINARY, copy_out(server, &log, "COPY events TO STDOUT (FORMAT binary)").await);
             copy.add(TEXT, copy_out(server, &log, "COPY events TO STDOUT").await);
         }
