@@ -79,8 +79,13 @@ impl EventStore {
     pub async fn connect(config: StoreConfig) -> Result<Self, StoreError> {
         let dsn = &config.dsn;
         // Planning is the first cost of a small batch; the statement's plan never depends on its parameters.
-        let appending =
-            dsn.pool(Role::Writer, 2, &[("plan_cache_mode", "force_generic_plan"), ("statement_timeout", "30s")])?;
+        // A process that hangs in the middle of an append must give the head back before the others are missed.
+        let appending = [
+            ("plan_cache_mode", "force_generic_plan"),
+            ("statement_timeout", "30s"),
+            ("idle_in_transaction_session_timeout", "1s"),
+        ];
+        let appending = dsn.pool(Role::Writer, 2, &appending)?;
         let writing = dsn.pool(Role::Writer, 4, &[("statement_timeout", "30s")])?;
         // A lost claim means that somebody else looks, so nobody waits for the disk.
         let claiming = dsn.pool(Role::Writer, 6, &[("statement_timeout", "10s"), ("synchronous_commit", "off")])?;
