@@ -10,6 +10,7 @@ use uuid::Uuid;
 use crate::append::{Append, AppendError, Committed};
 use crate::membership::Membership;
 use crate::pools::{Role, TenantDb, WriteDsn};
+use crate::queue::Pending;
 use crate::tail::Tail;
 use crate::writer::Writer;
 
@@ -78,12 +79,12 @@ impl EventStore {
     /// Connects, announces this process to the others and starts the writer and the tail.
     pub async fn connect(config: StoreConfig) -> Result<Self, StoreError> {
         let dsn = &config.dsn;
-        // Planning is the first cost of a small batch; the statement's plan never depends on its parameters.
-        // A process that hangs in the middle of an append must give the head back before the others are missed.
         let appending = [
+            // Planning is the first cost of a small batch; the statement's plan never depends on its parameters.
             ("plan_cache_mode", "force_generic_plan"),
             ("statement_timeout", "30s"),
-            ("idle_in_transaction_session_timeout", "1s"),
+            // A process that hangs while it holds the head's lock must not stop the others.
+            ("idle_in_transaction_session_timeout", "1500ms"),
         ];
         let appending = dsn.pool(Role::Writer, 2, &appending)?;
         let writing = dsn.pool(Role::Writer, 4, &[("statement_timeout", "30s")])?;
@@ -117,9 +118,16 @@ impl EventStore {
         })
     }
 
-    /// Appends, in one commit with whatever else waits. On any error nothing is stored.
+    /// Appends, in one commit with whatever else waits. On any error nothing is stored, save `Unavailable` after a lost
+    /// connection, where it is not known.
     pub async fn append(&self, append: Append) -> Result<Committed, AppendError> {
-        self.inner.writer.append(append).await
+        self.submit(append, None)?.outcome().await
+    }
+
+    /// Hands an append over without waiting for its commit; `after` is an append to the same stream that it was decided
+    /// upon and that was not committed yet. It is committed behind that one, or not at all.
+    pub fn submit(&self, append: Append, after: Option<Pending>) -> Result<Pending, AppendError> {
+        self.inner.writer.submit(append, after)
     }
 
     /// The pool that shows one tenant at a time.
@@ -161,6 +169,7 @@ impl EventStore {
     pub async fn close(&self) {
         self.inner.membership.leave().await;
         let inner = &self.inner;
+        inner.writer.close().await;
         for pool in [&inner.appending, &inner.writing, &inner.claiming, &inner.reading, inner.tenants.pool()] {
             pool.close().await;
         }
