@@ -26,6 +26,9 @@ mod orders;
 mod privacy;
 mod processes;
 mod provider;
+mod random;
+mod server;
+mod torture;
 
 use std::process::ExitCode;
 
@@ -46,6 +49,9 @@ macro_rules! tests {
 const THREADS: usize = 8;
 
 fn main() -> ExitCode {
+    if let Some(code) = torture::long() {
+        return code;
+    }
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(THREADS);
     let trials: Vec<Trial> = [
@@ -66,6 +72,7 @@ fn main() -> ExitCode {
         privacy::tests(),
         analytics::tests(),
         audit::tests(),
+        torture::tests(),
     ]
     .into_iter()
     .flatten()
