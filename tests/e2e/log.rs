@@ -2,8 +2,9 @@
 
 use std::collections::HashSet;
 
-use chrono::{DateTime, Utc};
-use eventstore::{Append, AppendError, Claim, IdempotencyRecord, NewEvent, StreamAppend, Until, new_id};
+use chrono::{DateTime, TimeDelta, Utc};
+use eventstore::{Append, AppendError, Claim, EventFilter, IdempotencyRecord, NewEvent, StreamAppend, Until, new_id};
+use futures::TryStreamExt;
 use futures::future::join_all;
 use serde_json::json;
 use sqlx::{Connection, PgConnection};
@@ -28,6 +29,7 @@ tests![
     the_losers_in_a_batch_are_told_and_the_rest_is_committed,
     a_redaction_keeps_the_hash_of_the_body,
     another_tenants_rows_are_not_there,
+    long_reads_are_streams_in_order_and_end_where_they_are_told,
 ];
 
 fn event(payload: &str) -> NewEvent {
@@ -323,4 +325,44 @@ async fn another_tenants_rows_are_not_there(house: &House) {
     let mut unset = superuserless(house, eventstore::Role::Api).await;
     let seen: i64 = sqlx::query_scalar("SELECT count(*) FROM events").fetch_one(&mut unset).await.unwrap();
     assert_eq!(seen, 0, "no tenant set means nothing");
+}
+
+async fn long_reads_are_streams_in_order_and_end_where_they_are_told(house: &House) {
+    let (tenant, stream) = (new_id(), new_id());
+    let many = |version: i64, count: usize| {
+        let mut append = append(house, tenant, stream, version);
+        append.streams[0].events = (0..count).map(|_| event("{}")).collect();
+        append
+    };
+    // More than a page of a stream, and more than a range of the log; between the two parts, another stream.
+    let first = house.store.append(many(0, 1_200)).await.unwrap();
+    let between = house.store.append(append(house, tenant, new_id(), 0)).await.unwrap();
+    let last = house.store.append(many(1_200, 1_300)).await.unwrap();
+    let versions = async |until| {
+        let events: Vec<_> = house.store.stream(tenant, stream, until).try_collect().await.unwrap();
+        assert!(events.iter().map(|event| event.version).eq(1..=events.len() as i64), "{until:?}");
+        events.len()
+    };
+    assert_eq!(versions(Until::End).await, 2_500);
+    assert_eq!(versions(Until::Version(1_000)).await, 1_000);
+    assert_eq!(versions(Until::Version(0)).await, 0);
+    assert_eq!(versions(Until::Sequence(between.sequence)).await, 1_200);
+    assert_eq!(versions(Until::Sequence(between.sequence + 1)).await, 1_201);
+    assert_eq!(versions(Until::Time(between.recorded_at)).await, 1_200);
+    assert_eq!(versions(Until::Time(first.recorded_at - TimeDelta::microseconds(1))).await, 0);
+    let after = first.position - 1_200;
+    let log: Vec<_> = house.store.log(after, last.position).try_collect().await.unwrap();
+    assert!(log.iter().map(|event| event.position).eq(after + 1..=last.position));
+    let history = |filter| house.store.tenant_log(tenant, 10, last.sequence, filter).try_collect::<Vec<_>>();
+    let all = history(EventFilter::default()).await.unwrap();
+    assert!(all.iter().map(|event| event.sequence).eq(11..=2_501));
+    assert_eq!(all, log.into_iter().filter(|event| event.tenant_id == tenant).skip(10).collect::<Vec<_>>());
+    let one = history(EventFilter { stream: Some(stream), ..EventFilter::default() }).await.unwrap();
+    assert_eq!(one.len(), 2_490);
+    // Whoever goes away in the middle leaves the connections as they were.
+    for _ in 0..20 {
+        let mut log = Box::pin(house.store.log(after, last.position));
+        assert_eq!(log.try_next().await.unwrap().map(|event| event.position), Some(after + 1));
+    }
+    assert_eq!(house.store.read_log(after, 3).await.unwrap().len(), 3);
 }
