@@ -3,7 +3,6 @@
 //! Architecture Invariant: all SQL that names the log's tables is in this crate, and positions, sequences and versions
 //! are dense and in commit order, because every append advances the one row of `log_head` first.
 
-mod alone;
 pub mod append;
 pub mod bytes;
 pub mod cqrs;
@@ -15,9 +14,13 @@ mod leases;
 mod membership;
 pub mod migrate;
 mod pools;
+mod queue;
 mod ranges;
+mod rare;
 mod read;
 mod relay_cursor;
+mod slow;
+mod slow_facts;
 mod statement;
 mod store;
 mod tail;
@@ -33,6 +36,7 @@ pub use fold::Loaded;
 pub use identity::{ApiKeyRecord, SubjectRow};
 pub use leases::Leadership;
 pub use pools::{Credentials, Role, TenantDb, WriteDsn};
+pub use queue::Pending;
 pub use read::{EventFilter, Until};
 pub use relay_cursor::RelayCursor;
 pub use store::{EventStore, StoreConfig, StoreError, new_id};

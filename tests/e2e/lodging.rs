@@ -1,7 +1,7 @@
 //! A place for Annals to live in: a database, a topic, a key store, a port. Leaving it leaves nothing behind.
 
 use std::ops::Deref;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use tempfile::TempDir;
 use tokio::process::Command;
 
 use crate::client::{Answer, Client};
+use crate::server::{Server, Special};
 
 /// Made of 32 zero bytes: nothing that these tests seal is worth more.
 const ROOT_KEY: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
@@ -45,6 +46,11 @@ const SCOPES: &[&str] = &[
 /// A setting of the instance that `./dev` started.
 pub(crate) fn setting(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run the tests with ./dev test"))
+}
+
+/// Where the repository is.
+pub(crate) fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }
 
 /// The program under test.
@@ -80,7 +86,7 @@ pub(crate) async fn connect(dsn: &WriteDsn) -> EventStore {
 
 /// A port that is free and that this run hands out once: below those that the kernel gives to outgoing connections, and
 /// below those of `./dev`.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let begin = u16::try_from(std::process::id() % 9_000).unwrap();
     loop {
@@ -100,13 +106,25 @@ pub(crate) struct Lodging {
     listen: String,
     executor: Executor,
     http: reqwest::Client,
+    server: Option<Server>,
 }
 
 impl Lodging {
+    /// On the server that the tests share.
     pub(crate) async fn new() -> Self {
+        Self::on(&setting("ANNALS_DATABASE_URL"), None).await
+    }
+
+    /// On a server of its own, for tests that break it.
+    pub(crate) async fn private(special: Special) -> Self {
+        let server = Server::start(special).await;
+        Self::on(&server.url(), Some(server)).await
+    }
+
+    async fn on(url: &str, server: Option<Server>) -> Self {
         let name = uuid::Uuid::now_v7().simple().to_string();
         let database = format!("annals_test_{name}");
-        let dsn = create_database(&database).await;
+        let dsn = create_database(url, &database).await;
         let folder = tempfile::Builder::new().prefix("annals-test-").tempdir().unwrap();
         std::fs::write(folder.path().join("root.key"), ROOT_KEY).unwrap();
         let store = connect(&dsn).await;
@@ -119,7 +137,16 @@ impl Lodging {
         let http = reqwest::Client::builder().pool_max_idle_per_host(64).build().unwrap();
         let listen = format!("127.0.0.1:{}", free_port());
         let topic = format!("annals.test.{name}");
-        Self { dsn, topic, database, folder, listen, executor: Executor::new(store, vault), http }
+        Self { dsn, topic, database, folder, listen, executor: Executor::new(store, vault), http, server }
+    }
+
+    /// The server of its own.
+    pub(crate) fn server(&self) -> &Server {
+        self.private_server().expect("the lodging is private")
+    }
+
+    pub(crate) fn private_server(&self) -> Option<&Server> {
+        self.server.as_ref()
     }
 
     pub(crate) fn store(&self) -> &EventStore {
@@ -169,6 +196,7 @@ impl Lodging {
             let name = format!("ANNALS_{role}_PASSWORD");
             command.env(&name, setting(&name));
         }
+        command.envs(self.server.as_ref().map(Server::clock).unwrap_or_default());
         command
     }
 
@@ -214,7 +242,10 @@ impl Lodging {
     /// Closes every connection and takes everything away.
     pub(crate) async fn leave(&self) {
         self.store().close().await;
-        drop_database(&self.database).await;
+        match &self.server {
+            Some(server) => server.end("QUIT").await,
+            None => drop_database(&self.database).await,
+        }
         let kafka = ClientConfig::new().set("bootstrap.servers", setting("ANNALS_KAFKA_BROKERS")).clone();
         let admin: AdminClient<DefaultClientContext> = kafka.create().unwrap();
         let _ = admin.delete_topics(&[&self.topic], &AdminOptions::new()).await;
@@ -329,8 +360,8 @@ impl Tenant {
 }
 
 /// A migrated database.
-async fn create_database(name: &str) -> WriteDsn {
-    let admin = WriteDsn { url: setting("ANNALS_DATABASE_URL"), credentials: credentials() };
+async fn create_database(url: &str, name: &str) -> WriteDsn {
+    let admin = WriteDsn { url: url.to_owned(), credentials: credentials() };
     let mut conn = PgConnection::connect_with(&admin.options(Role::Owner).unwrap()).await.unwrap();
     sqlx::query(AssertSqlSafe(format!("CREATE DATABASE {name}"))).execute(&mut conn).await.unwrap();
     let (server, _) = admin.url.rsplit_once('/').unwrap();

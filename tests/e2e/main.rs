@@ -26,7 +26,10 @@ mod orders;
 mod privacy;
 mod processes;
 mod provider;
+mod random;
 mod schemas;
+mod server;
+mod torture;
 mod verify;
 
 use std::process::ExitCode;
@@ -48,6 +51,9 @@ macro_rules! tests {
 const THREADS: usize = 8;
 
 fn main() -> ExitCode {
+    if let Some(code) = torture::long() {
+        return code;
+    }
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(THREADS);
     let trials: Vec<Trial> = [
@@ -68,6 +74,7 @@ fn main() -> ExitCode {
         privacy::tests(),
         analytics::tests(),
         audit::tests(),
+        torture::tests(),
         schemas::tests(),
         verify::tests(),
     ]

@@ -38,9 +38,18 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn start(lodging: &Lodging, role: &str, settings: &[(&str, &str)]) -> Self {
+        Self::start_into(lodging, role, settings, Stdio::null())
+    }
+
+    /// The same, with a place for its log.
+    pub(crate) fn start_into(lodging: &Lodging, role: &str, settings: &[(&str, &str)], log: Stdio) -> Self {
         let mut command = lodging.command(&[role]);
         command.envs(settings.iter().copied()).kill_on_drop(true);
-        Self { child: command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap() }
+        Self { child: command.stdout(Stdio::null()).stderr(log).spawn().unwrap() }
+    }
+
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
     }
 
     pub(crate) fn signal(&self, name: &str) {
@@ -54,6 +63,10 @@ impl Running {
 
     pub(crate) async fn kill(mut self) {
         self.child.kill().await.unwrap();
+    }
+
+    pub(crate) fn kill_now(&mut self) {
+        let _ = self.child.start_kill();
     }
 
     pub(crate) async fn end(mut self) -> i32 {
