@@ -3,7 +3,7 @@
 //! Architecture Invariant: a stream is in one batch at a time. Within a batch appends to it follow one another; one that
 //! was decided upon another is committed after it or not at all.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,14 @@ pub(crate) const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
 /// How many appends may wait, and how many bytes; more are told to come back, save those of a tenant that has less than
 /// its share of the room.
 const ROOM: (usize, usize) = (10_000, 64 * 1024 * 1024);
+/// While a batch is being committed, the next is put together before the end of that once so many appends wait: fewer
+/// would only mean more commits for the same appends.
+const OVERLAP: usize = 32;
+/// After a commit that took long (a disk's flush), whoever was in it is given a moment to come again: the part of that
+/// time, and the most.
+const LINGER: (u32, Duration) = (5, Duration::from_micros(500));
+/// From when on a commit took long.
+const LONG: Duration = Duration::from_millis(1);
 /// How long an append may wait before it is told to come back.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -91,6 +99,16 @@ impl Job {
         self.pending.0.outcome.get().is_some()
     }
 
+    /// Whether what it was decided upon was refused.
+    pub(crate) fn is_superseded(&self) -> bool {
+        self.after.as_ref().is_some_and(|after| matches!(after.0.outcome.get(), Some(Err(_))))
+    }
+
+    /// Whether it was decided upon that one.
+    pub(crate) fn follows(&self, other: &Self) -> bool {
+        self.after.as_ref().is_some_and(|after| after.is(&other.pending))
+    }
+
     pub(crate) fn is_out_of_patience(&self) -> bool {
         self.begun.elapsed() > PATIENCE
     }
@@ -116,11 +134,12 @@ impl Drop for Job {
 pub(crate) struct Batch {
     pub(crate) jobs: Vec<Job>,
     queue: Arc<Queue>,
+    begun: Instant,
 }
 
 impl Drop for Batch {
     fn drop(&mut self) {
-        self.queue.finish(std::mem::take(&mut self.jobs));
+        self.queue.finish(std::mem::take(&mut self.jobs), self.begun.elapsed());
     }
 }
 
@@ -143,6 +162,10 @@ struct Waiting {
     jobs: usize,
     bytes: usize,
     closed: bool,
+    /// How many batches are being committed.
+    flying: usize,
+    /// Until when more appends are waited for, and how many.
+    linger: Option<(Instant, usize)>,
 }
 
 /// The streams of a batch that is being put together, each with its last append; none where nothing more may follow in
@@ -175,22 +198,30 @@ impl Queue {
             let ready = self.ready.notified();
             tokio::pin!(ready);
             ready.as_mut().enable();
-            {
+            let lingers = {
                 let mut waiting = self.lock();
-                let jobs = waiting.next_batch();
-                if !jobs.is_empty() {
-                    if !waiting.turns.is_empty() {
-                        self.ready.notify_one();
-                    }
-                    metrics::gauge!("annals_append_queue").set(waiting.jobs as f64);
-                    return Some(Batch { jobs, queue: self.clone() });
-                }
                 if waiting.closed {
                     self.ready.notify_one();
                     return None;
                 }
+                let lingers = waiting.lingers();
+                let jobs = if lingers || waiting.is_better_later() { Vec::new() } else { waiting.next_batch() };
+                if !jobs.is_empty() {
+                    waiting.flying += 1;
+                    if !waiting.turns.is_empty() {
+                        self.ready.notify_one();
+                    }
+                    metrics::gauge!("annals_append_queue").set(waiting.jobs as f64);
+                    return Some(Batch { jobs, queue: self.clone(), begun: Instant::now() });
+                }
+                lingers
+            };
+            if lingers {
+                // A timer would take longer than what is waited for.
+                tokio::task::yield_now().await;
+            } else {
+                ready.await;
             }
-            ready.await;
         }
     }
 
@@ -204,9 +235,10 @@ impl Queue {
         self.ready.notify_one();
     }
 
-    fn finish(&self, jobs: Vec<Job>) {
+    fn finish(&self, jobs: Vec<Job>, took: Duration) {
         // Where each stream stands now, as far as this batch knows.
         let mut versions = HashMap::<StreamKey, i64>::new();
+        let committed: HashSet<_> = jobs.iter().filter_map(|job| job.append.last_event_id()).collect();
         for job in &jobs {
             let committed = job.pending.is_committed();
             for stream in &job.append.streams {
@@ -216,19 +248,23 @@ impl Queue {
             }
         }
         let mut waiting = self.lock();
-        let mut freed = false;
+        waiting.flying = waiting.flying.saturating_sub(1);
+        let moment = (took / LINGER.0).min(LINGER.1);
+        waiting.linger = (took > LONG && jobs.len() > 1).then(|| (Instant::now() + moment, jobs.len()));
         for (key, version) in versions {
             let waiters = waiting.in_flight.remove(&key).unwrap_or_default();
-            freed |= !waiters.is_empty();
             // Back to the front of the lane, in their order.
             for waiter in waiters.into_iter().rev() {
-                waiting.put_back(waiter, key.1, version);
+                if waiter.append.last_event_id().is_some_and(|id| committed.contains(&id)) {
+                    // The same append once more: the log knows where it stands.
+                    waiting.put_back(waiter, key.1, 0);
+                } else {
+                    waiting.put_back(waiter, key.1, version);
+                }
             }
         }
         drop(waiting);
-        if freed {
-            self.ready.notify_one();
-        }
+        self.ready.notify_one();
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
@@ -243,6 +279,17 @@ impl Waiting {
         let own = self.counts.get(&tenant).copied().unwrap_or_default();
         let share = ROOM.0 / 8 / (self.counts.len() + 1);
         self.jobs < ROOM.0 && self.bytes < ROOM.1 || own < share && self.bytes < ROOM.1 * 2
+    }
+
+    /// Whether the appends of the last batch are still likely to be followed by others.
+    fn lingers(&mut self) -> bool {
+        let still = |(until, jobs)| self.flying == 0 && self.jobs < jobs && Instant::now() < until;
+        self.linger = self.linger.filter(|linger| still(*linger));
+        self.linger.is_some() && !self.turns.is_empty()
+    }
+
+    fn is_better_later(&self) -> bool {
+        self.flying > 0 && self.jobs < OVERLAP
     }
 
     fn enqueue(&mut self, job: Job) {

@@ -37,7 +37,7 @@ fn id(n: u128) -> Uuid {
 /// What would be committed next; nothing where all that waits is busy.
 fn take(queue: &Arc<Queue>) -> Batch {
     let jobs = queue.lock().next_batch();
-    Batch { jobs, queue: queue.clone() }
+    Batch { jobs, queue: queue.clone(), begun: Instant::now() }
 }
 
 fn streams(batch: &Batch) -> Vec<(Uuid, i64)> {

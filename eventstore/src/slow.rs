@@ -39,7 +39,7 @@ pub(crate) enum Keyed {
 /// What becomes of an append.
 enum Verdict<'a> {
     /// It is to be inserted.
-    Insert(Cow<'a, Append>),
+    Insert(Box<Cow<'a, Append>>),
     /// An earlier attempt was committed, and its answer got lost.
     Committed(Committed),
     Refused(AppendError),
@@ -48,11 +48,13 @@ enum Verdict<'a> {
 }
 
 /// Appends within the caller's transaction, in order; answers how each fared, and the log's epoch. `known` is a position
-/// that was seen committed.
+/// that was seen committed; `decided_on` has for each append the one before it in the batch that it was decided upon, if
+/// any.
 pub(crate) async fn append(
     conn: &mut PgConnection,
     known: i64,
     appends: &[&Append],
+    decided_on: &[Option<usize>],
 ) -> Result<(Vec<Result<Committed, AppendError>>, i64), sqlx::Error> {
     let (mut epoch, position): (i64, i64) =
         sqlx::query_as("SELECT epoch, position FROM log_head FOR UPDATE").fetch_one(&mut *conn).await?;
@@ -62,8 +64,14 @@ pub(crate) async fn append(
     }
     // Each statement from here on has a snapshot of its own, taken while nobody else can append.
     let mut facts = slow_facts::look_up(conn, appends).await?;
-    let mut verdicts = Vec::with_capacity(appends.len());
+    let mut verdicts: Vec<Verdict<'_>> = Vec::with_capacity(appends.len());
     for (index, append) in appends.iter().copied().enumerate() {
+        // The version alone does not tell: another process may have brought the stream to the same one.
+        let before = decided_on.get(index).copied().flatten().and_then(|before| verdicts.get(before));
+        if before.is_some_and(|before| !matches!(before, Verdict::Insert(_) | Verdict::Committed(_))) {
+            verdicts.push(Verdict::Refused(AppendError::Superseded));
+            continue;
+        }
         if append.is_rare() && matches!(facts.judge(index, append), Verdict::Insert(_)) {
             // Names that are given up are free for the same append; such an append comes alone.
             rare::release(conn, append).await?;
@@ -148,7 +156,7 @@ impl Facts {
             return Verdict::Refused(AppendError::AlreadySent);
         }
         match self.without_what_it_has(append) {
-            Ok(append) => Verdict::Insert(append),
+            Ok(append) => Verdict::Insert(Box::new(append)),
             Err(refused) => Verdict::Refused(refused),
         }
     }

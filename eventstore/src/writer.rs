@@ -186,8 +186,9 @@ impl Worker {
         let mut pause = PAUSES.0;
         let mut parts = vec![jobs];
         while let Some(mut part) = parts.pop() {
-            let appends: Vec<&Append> = part.iter().map(|job| &job.append).collect();
-            let attempt = async { transaction(self.link.get().await?, &self.tail, &appends).await };
+            part.iter().filter(|job| job.is_superseded()).for_each(|job| job.settle(Err(AppendError::Superseded)));
+            part.retain(|job| !job.is_settled());
+            let attempt = async { transaction(self.link.get().await?, &self.tail, &part).await };
             match in_time(attempt).await {
                 Ok(results) => {
                     pause = PAUSES.0;
@@ -241,10 +242,13 @@ impl Worker {
 async fn transaction(
     conn: &mut PgConnection,
     tail: &Tail,
-    appends: &[&Append],
+    jobs: &[&Job],
 ) -> Result<Vec<Result<Committed, AppendError>>, sqlx::Error> {
+    let appends: Vec<&Append> = jobs.iter().map(|job| &job.append).collect();
+    let before = |(index, job): (usize, &&Job)| jobs[..index].iter().rposition(|other| job.follows(other));
+    let decided_on: Vec<_> = jobs.iter().enumerate().map(before).collect();
     let mut tx = conn.begin().await?;
-    let (results, epoch) = slow::append(&mut tx, tail.position(), appends).await?;
+    let (results, epoch) = slow::append(&mut tx, tail.position(), &appends, &decided_on).await?;
     tx.commit().await?;
     tail.learn_epoch(epoch);
     Ok(results)

@@ -376,7 +376,7 @@ async fn create_database(url: &str, name: &str) -> WriteDsn {
 }
 
 /// Takes a database away, as soon as the last connection to it is closed.
-async fn drop_database(name: &str) {
+pub(crate) async fn drop_database(name: &str) {
     let admin = WriteDsn { url: setting("ANNALS_DATABASE_URL"), credentials: credentials() };
     let mut conn = PgConnection::connect_with(&admin.options(Role::Owner).unwrap()).await.unwrap();
     let drop = format!("DROP DATABASE IF EXISTS {name}");

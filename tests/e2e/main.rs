@@ -27,8 +27,10 @@ mod privacy;
 mod processes;
 mod provider;
 mod random;
+mod schemas;
 mod server;
 mod torture;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -73,6 +75,8 @@ fn main() -> ExitCode {
         analytics::tests(),
         audit::tests(),
         torture::tests(),
+        schemas::tests(),
+        verify::tests(),
     ]
     .into_iter()
     .flatten()

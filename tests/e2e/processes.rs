@@ -335,7 +335,20 @@ async fn the_settings_in_force_are_printed_without_secrets(house: &House) {
 async fn the_command_line_explains_itself(_: &House) {
     let (code, help, _) = run(Command::new(binary()).arg("--help")).await;
     assert_eq!(code, 0);
-    for word in ["all", "serve", "relay", "project", "work", "migrate", "tenants", "keys", "import", "config"] {
+    for word in [
+        "all",
+        "serve",
+        "relay",
+        "project",
+        "work",
+        "migrate",
+        "tenants",
+        "keys",
+        "import",
+        "verify-log",
+        "schema",
+        "config",
+    ] {
         assert!(help.contains(word), "{word}: {help}");
         let (code, _, _) = run(Command::new(binary()).args([word, "--help"])).await;
         assert_eq!(code, 0, "{word}");

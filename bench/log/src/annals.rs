@@ -137,8 +137,8 @@ pub async fn check(server: &Server, database: &str, base: u64, acknowledged: u64
              (SELECT sum(sequence)::bigint FROM tenant_heads),
              (SELECT count(*) FROM tenant_heads h
                  WHERE h.sequence <> (SELECT max(sequence) FROM events e WHERE e.tenant_id = h.tenant_id)),
-             (SELECT count(*) FROM (SELECT version - row_number() OVER (PARTITION BY tenant_id, stream_id ORDER BY version)
-                 AS gap FROM events WHERE position > {base}) versions WHERE gap <> 0)
+             (SELECT count(*) FROM (SELECT 1 FROM events WHERE position > {base} GROUP BY tenant_id, stream_id
+                 HAVING min(version) <> 1 OR max(version) <> count(*)) gaps)
          FROM events WHERE position > {base}"
     );
     let found = server.numbers(database, &sql).await;

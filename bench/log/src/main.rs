@@ -61,7 +61,7 @@ struct Arguments {
     /// A short run, for a first look.
     #[arg(long)]
     quick: bool,
-    /// Also writes the figures to this file.
+    /// Also writes the figures to this file; `./dev` is in the repository while it runs.
     #[arg(long)]
     json: Option<PathBuf>,
     /// Where the server's data is, for the heading.

@@ -21,7 +21,8 @@ pub async fn closed(server: &Server, database: &str, writers: usize, timing: Tim
     let folder = tempfile::Builder::new().prefix("annals-bench-").tempdir().expect("a folder");
     let script = folder.path().join("insert.sql");
     std::fs::write(&script, SCRIPT).expect("a script");
-    let seconds = (timing.warm_up + timing.measured).as_secs_f64().ceil() as u64;
+    // Its time begins before its connections are there.
+    let seconds = (timing.warm_up + timing.measured + connecting(writers)).as_secs_f64().ceil() as u64;
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(writers);
     let output = server
         .program("pgbench", database)
@@ -39,6 +40,11 @@ pub async fn closed(server: &Server, database: &str, writers: usize, timing: Tim
     measured(folder.path(), timing)
 }
 
+/// How long so many connections may take on a busy machine.
+fn connecting(writers: usize) -> Duration {
+    Duration::from_secs(1) + Duration::from_millis(20) * writers as u32
+}
+
 /// What its log tells: `client transaction microseconds script epoch microseconds` of each transaction.
 fn measured(folder: &std::path::Path, timing: Timing) -> Measured {
     let mut done: Vec<(u64, u32)> = Vec::new();
@@ -52,9 +58,12 @@ fn measured(folder: &std::path::Path, timing: Timing) -> Measured {
             done.push((numbers[4] * 1_000_000 + numbers[5], numbers[2] as u32));
         }
     }
-    let begun = done.iter().map(|(end, latency)| end - u64::from(*latency)).min().expect("a transaction");
+    let begun = done.iter().map(|(end, latency)| end - u64::from(*latency)).min();
+    let begun = begun.expect("pgbench took too long to connect");
     let from = begun + timing.warm_up.as_micros() as u64;
     let until = from + timing.measured.as_micros() as u64;
+    let ended = done.iter().map(|(end, _)| *end).max().unwrap_or_default();
+    assert!(ended + 100_000 > until, "pgbench took too long to connect");
     let latencies = done.iter().filter(|(end, _)| (from..until).contains(end)).map(|(_, latency)| *latency).collect();
     Measured { acknowledged: done.len() as u64, latencies, measured: Duration::from_micros(until - from) }
 }

@@ -97,8 +97,13 @@ impl Group {
         self.rows.iter_mut().find(|row| row.contender == contender).expect("a contender of the group")
     }
 
-    pub fn add(&mut self, contender: &str, figures: Figures) {
+    pub fn take(&mut self, contender: &str, figures: Figures) {
         self.row(contender).figures.push(figures);
+    }
+
+    /// The same, and says so.
+    pub fn add(&mut self, contender: &str, figures: Figures) {
+        self.take(contender, figures);
         eprintln!(
             "    {} {}: {contender}: {:.0} a second{}",
             self.case,
@@ -134,7 +139,6 @@ impl Group {
                 println!("{:<24}not sustained in {} of {}", row.contender, row.not_sustained, row.measurements());
             }
             let Some(rate) = row.per_second() else { continue };
-            let number = |figure: Option<f64>| figure.map_or(String::new(), |figure| format!("{figure:.2}"));
             let median = |which| number(row.latency(which).map(|spread| spread.median));
             println!(
                 "{:<24}{:>10.0}{:>10.0}{:>10.0}{:>8}{:>10}{:>10}{:>8}{:>10}",
@@ -168,4 +172,9 @@ impl Group {
         });
         json!({ "case": self.case, "load": self.load, "base": self.base, "contenders": rows.collect::<Vec<_>>() })
     }
+}
+
+/// Two digits that say something.
+fn number(figure: Option<f64>) -> String {
+    figure.map_or(String::new(), |figure| if figure < 0.1 { format!("{figure:.3}") } else { format!("{figure:.2}") })
 }

@@ -81,9 +81,17 @@ impl Server {
         numbers
     }
 
-    /// What it says of itself.
+    /// Its version. What it acknowledges must be on its disk, else no figure says anything.
     pub async fn version(&self) -> String {
         let mut connection = self.connection("postgres").await;
+        for setting in ["fsync", "synchronous_commit", "full_page_writes"] {
+            let set: String = sqlx::query_scalar("SELECT current_setting($1)")
+                .bind(setting)
+                .fetch_one(&mut connection)
+                .await
+                .expect("a setting");
+            assert_eq!(set, "on", "{setting} of the server");
+        }
         sqlx::query_scalar("SHOW server_version").fetch_one(&mut connection).await.expect("a version")
     }
 
