@@ -3,7 +3,7 @@
 
 MISSING=()   # Debian packages
 
-# require_programs WHAT...: of build, lints, services, faketime, bench_log, demo, agent, kcat.
+# require_programs WHAT...: of build, lints, services, bench_log, demo, agent, kcat.
 require_programs() {
     local what
     PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin"
@@ -47,9 +47,6 @@ missing_services() {
     [[ $(java_program) ]] || MISSING+=(openjdk-17-jre-headless)
     kafka_jars_there || need mvn maven
 }
-
-# Moves the clock of a test's own PostgreSQL and of its processes to just before midnight.
-missing_faketime() { compgen -G '/usr/lib/*/faketime/libfaketime.so.1' >/dev/null || MISSING+=(libfaketime); }
 
 # pgbench is in the same package as the server.
 missing_bench_log() { [[ $(postgres_bin) ]] || MISSING+=(postgresql); }

@@ -84,7 +84,7 @@ impl EventStore {
             ("plan_cache_mode", "force_generic_plan"),
             ("statement_timeout", "30s"),
             // A process that hangs while it holds the head's lock must not stop the others.
-            ("idle_in_transaction_session_timeout", "1500ms"),
+            ("idle_in_transaction_session_timeout", "1s"),
         ];
         let appending = dsn.pool(Role::Writer, 2, &appending)?;
         let writing = dsn.pool(Role::Writer, 4, &[("statement_timeout", "30s")])?;

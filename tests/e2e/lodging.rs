@@ -297,6 +297,11 @@ impl Tenant {
         Self { client, ..self.clone() }
     }
 
+    /// The tenant at another address.
+    pub(crate) fn moved_to(&self, address: &str) -> Self {
+        Self { client: self.client.at(address), approver: self.approver.at(address), ..self.clone() }
+    }
+
     /// The tenant with the approver's key.
     pub(crate) fn approving(&self) -> Self {
         self.using(self.approver.clone())

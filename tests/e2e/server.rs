@@ -21,6 +21,9 @@ const SUPERUSER_PASSWORD: &str = "superuser";
 /// A private server serves few, and its log stays short.
 const SMALLER: &str = "shared_buffers = 64MB\nmax_connections = 300\nmax_wal_size = 256MB\nmin_wal_size = 80MB\n";
 
+/// By how many seconds the clock of a process is ahead; negative where it is behind.
+pub(crate) const CLOCK_AHEAD: &str = "TEST_CLOCK_AHEAD_SECONDS";
+
 /// What is special about a server.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Special {
@@ -57,6 +60,9 @@ impl Server {
         let may_enter = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(folder.path(), may_enter).unwrap();
         let disk = special.disk.map(|size| mount(&folder.path().join("disk"), size));
+        if special.ahead.is_some() {
+            build_clock(&folder.path().join("clock.so"));
+        }
         let server = Self { special, port: free_port(), user, disk, postmaster: Mutex::default(), folder };
         server.create();
         server.up().await;
@@ -72,10 +78,8 @@ impl Server {
     /// The settings under which a process has the server's clock.
     pub(crate) fn clock(&self) -> Vec<(&'static str, String)> {
         let Some(ahead) = self.special.ahead else { return Vec::new() };
-        let library = faketime().expect("libfaketime is not installed: run the tests with ./dev test");
-        // Time-outs go by the monotonic clock, which must stay as it is.
-        let monotonic = ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned());
-        vec![("LD_PRELOAD", library), ("FAKETIME", format!("+{}s", ahead.as_secs())), monotonic]
+        let library = self.folder.path().join("clock.so").display().to_string();
+        vec![("LD_PRELOAD", library), (CLOCK_AHEAD, ahead.as_secs().to_string())]
     }
 
     fn data(&self) -> PathBuf {
@@ -248,7 +252,9 @@ impl Server {
     /// Carries out, as superuser, what no login of Annals may.
     pub(crate) async fn administer(&self, sql: &str) {
         let mut conn = self.superuser().await;
-        sqlx::query(AssertSqlSafe(sql.to_owned())).execute(&mut conn).await.unwrap();
+        for statement in sql.split("; ") {
+            sqlx::query(AssertSqlSafe(statement.to_owned())).execute(&mut conn).await.unwrap();
+        }
         conn.close().await.unwrap();
     }
 
@@ -310,11 +316,11 @@ fn programs() -> PathBuf {
     found.max_by_key(|path| (version(path) == Some(15), version(path))).expect("PostgreSQL is installed")
 }
 
-/// Where the library is that moves a process's clock.
-fn faketime() -> Option<String> {
-    let folders = std::fs::read_dir("/usr/lib").ok()?.filter_map(Result::ok);
-    let library = folders.map(|folder| folder.path().join("faketime/libfaketime.so.1")).find(|path| path.exists());
-    Some(library?.to_str()?.to_owned())
+/// The library that moves a process's clock.
+fn build_clock(to: &Path) {
+    let mut compile = Command::new("cc");
+    compile.args(["-shared", "-fPIC", "-O2", "-o"]).arg(to).arg(root().join("tests/e2e/clock.c"));
+    assert!(compile.status().unwrap().success(), "the clock could not be built");
 }
 
 /// Mounts a small disk in a namespace of its own: nothing outside sees it, and it goes with the process that holds it,

@@ -81,7 +81,7 @@ impl Fleet {
 
     /// The tenant at one of them.
     pub(crate) fn tenant_at(&self, index: usize) -> Tenant {
-        self.tenant.using(self.clients().swap_remove(index))
+        self.tenant.moved_to(&self.serving().nth(index).unwrap().address)
     }
 
     /// Waits until all that answer the API are ready.

@@ -17,7 +17,7 @@ use super::verify::verify_log;
 use crate::client::{Answer, Client};
 use crate::house::Lodging;
 use crate::orders::order;
-use crate::server::Special;
+use crate::server::{CLOCK_AHEAD, Special};
 
 /// How often each request is sent at the same time.
 const DUPLICATES: usize = 4;
@@ -178,8 +178,7 @@ async fn before_midnight(run: &Run, lead: TimeDelta) -> (Fleet, DateTime<Utc>) {
     let ahead = Some(ahead.to_std().unwrap());
     let lodging = Lodging::private(Special { ahead, ..Special::default() }).await;
     let behind = (ahead.unwrap().as_secs() as i64 - BEHIND.num_seconds()).to_string();
-    let behind = if behind.starts_with('-') { format!("{behind}s") } else { format!("+{behind}s") };
-    let members = vec![("serve", vec![("FAKETIME", behind)]), ("serve", vec![])];
+    let members = vec![("serve", vec![(CLOCK_AHEAD, behind)]), ("serve", vec![])];
     (Fleet::start_with(run, lodging, members).await, midnight)
 }
 

@@ -2,7 +2,7 @@
 //! was not answered under the same key until it is.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use domain::AnyId;
@@ -14,12 +14,14 @@ use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 
 use super::Run;
+use super::fleet::Fleet;
+use super::verify::{folded, verify_log};
 use crate::client::{Answer, Call, Client};
 use crate::orders::order;
 use crate::random::Random;
 
 /// How long a caller waits for an answer before it asks again.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(35);
 /// How long it waits before it asks again.
 const PAUSE: Duration = Duration::from_millis(20);
 /// How long nothing may be answered at all, whatever is broken.
@@ -31,24 +33,27 @@ pub(crate) struct Load<'a> {
     clients: Vec<Client>,
     /// How many commands were answered for good.
     answered: watch::Sender<usize>,
+    /// How many attempts were told that there is no answer now, and how many had none.
+    refused: watch::Sender<usize>,
+    unsettled: AtomicUsize,
     stopped: AtomicBool,
     /// A caller that hears this has died, and begins again with what its journal says.
     deaths: Vec<Notify>,
-    pub(crate) made: Mutex<Made>,
+    made: Mutex<Made>,
 }
 
 /// What was acknowledged.
 #[derive(Default)]
-pub(crate) struct Made {
+struct Made {
     keyed: Vec<Acknowledged>,
-    pub(crate) customers: usize,
+    customers: usize,
     changes: usize,
     refunds: usize,
-    pub(crate) orders: Vec<Order>,
+    orders: Vec<Order>,
 }
 
 /// A keyed request and its answer.
-pub(crate) struct Acknowledged {
+struct Acknowledged {
     path: String,
     key: String,
     body: Value,
@@ -57,10 +62,10 @@ pub(crate) struct Acknowledged {
     headers: [Option<String>; 2],
 }
 
-pub(crate) struct Order {
-    pub(crate) id: String,
+struct Order {
+    id: String,
     total: i64,
-    pub(crate) refunded: i64,
+    refunded: i64,
 }
 
 struct Customer {
@@ -85,6 +90,8 @@ impl<'a> Load<'a> {
             run,
             clients,
             answered: watch::Sender::new(0),
+            refused: watch::Sender::new(0),
+            unsettled: AtomicUsize::new(0),
             stopped: AtomicBool::new(false),
             deaths,
             made: Mutex::default(),
@@ -122,6 +129,18 @@ impl<'a> Load<'a> {
         }
     }
 
+    /// Waits until one more attempt is told that there is no answer now.
+    pub(crate) async fn until_refused(&self, within: Duration) {
+        let (mut refused, known) = (self.refused.subscribe(), *self.refused.borrow());
+        let told = tokio::time::timeout(within, refused.wait_for(|refused| *refused > known)).await;
+        told.expect("whoever asks is told within the bound").unwrap();
+    }
+
+    /// How many attempts had no answer, or one that said to come back.
+    pub(crate) fn unsettled(&self) -> usize {
+        self.unsettled.load(Ordering::SeqCst)
+    }
+
     /// Lets every caller end what it has begun.
     pub(crate) fn stop(&self) {
         self.stopped.store(true, Ordering::SeqCst);
@@ -136,8 +155,26 @@ impl<'a> Load<'a> {
         self.deaths.len()
     }
 
+    /// Once all callers have ended: nothing that was acknowledged is lost, doubled or told otherwise, the log keeps its
+    /// promises, and the lists show what it says.
+    pub(crate) async fn hold_to_account(&self, fleet: &Fleet) {
+        fleet.ready().await;
+        self.repeat_all().await;
+        verify_log(fleet.lodging()).await;
+        let log = fleet.log().await;
+        self.compare(&log);
+        let made = std::mem::take(&mut *self.made.lock().unwrap());
+        let shown = folded(&self.clients[0], "/orders", log.len()).await;
+        assert_eq!(shown.len(), made.orders.len(), "the list has every order");
+        for order in made.orders {
+            assert_eq!(shown[&order.id]["refunded"]["amount"], json!(order.refunded), "{}", order.id);
+        }
+        let shown = folded(&self.clients[1], "/customers", log.len()).await;
+        assert_eq!(shown.len(), made.customers, "the list has every customer");
+    }
+
     /// Compares what was acknowledged with the log: every effect is there, once, where its answer said.
-    pub(crate) fn compare(&self, log: &[RecordedEvent]) {
+    fn compare(&self, log: &[RecordedEvent]) {
         let made = self.made.lock().unwrap();
         let expected = [
             ("customer.created", made.customers),
@@ -165,7 +202,7 @@ impl<'a> Load<'a> {
     }
 
     /// Repeats every keyed request that was acknowledged: each is answered as it was, and has no second effect.
-    pub(crate) async fn repeat_all(&self) {
+    async fn repeat_all(&self) {
         let made = std::mem::take(&mut *self.made.lock().unwrap());
         let repeats = made.keyed.iter().enumerate().map(|(index, first)| async move {
             let client = &self.clients[index % self.clients.len()];
@@ -245,8 +282,12 @@ impl Caller<'_> {
             .run
             .journal
             .note("attempt", json!({ "command": self.name(), "number": number, "at": client, "status": status }));
+        if status == Some(503) {
+            self.load.refused.send_modify(|refused| *refused += 1);
+        }
         let settled = answer.filter(is_settled);
         if settled.is_none() {
+            self.load.unsettled.fetch_add(1, Ordering::SeqCst);
             self.load.run.count("outcomes unknown at first", 1);
             tokio::time::sleep(PAUSE).await;
         }

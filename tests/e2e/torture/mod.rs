@@ -4,11 +4,15 @@
 //! What is done to whom, and after how many operations, follows from the seed. The journal has every intent, answer and
 //! blow with its time; it is kept where a run fails.
 
+mod erasures;
+mod fairness;
 mod fleet;
 mod journal;
 mod keys;
 mod kills;
 mod load;
+mod log;
+mod outages;
 mod races;
 mod stops;
 mod verify;
@@ -39,13 +43,20 @@ struct Scenario {
     needs_root: bool,
 }
 
+/// What is timed: on a machine that runs other tests beside it, it could only fail by chance.
+const TIMED: Scenario = Scenario {
+    name: "an_import_slows_others_little",
+    body: |run| Box::pin(fairness::an_import_slows_others_little(run)),
+    needs_root: false,
+};
+
 /// Declares the scenarios; each is a test of its short form too.
 macro_rules! scenarios {
     ($($module:ident::$name:ident $(($root:ident))?),* $(,)?) => {
         const SCENARIOS: &[Scenario] = &[$(Scenario {
             name: stringify!($name),
             body: |run| Box::pin($module::$name(run)),
-            needs_root: false $(|| stringify!($root) == "root")?,
+            needs_root: !<[&str]>::is_empty(&[$(stringify!($root))?]),
         }),*];
 
         pub(crate) fn tests() -> Vec<Trial> {
@@ -67,6 +78,15 @@ scenarios![
     races::racing_pairs_break_no_rule,
     keys::a_key_has_one_effect_whoever_is_killed,
     keys::a_key_has_one_effect_over_midnight,
+    log::nothing_is_said_of_an_erased_person,
+    log::a_fault_is_told_to_whoever_makes_it_and_nobody_else,
+    log::a_full_queue_says_so_and_one_tenant_cannot_fill_it_for_another,
+    erasures::an_erasure_ends_what_others_write,
+    outages::a_full_disk_hurts_nobody_for_ever(root),
+    outages::a_server_that_takes_no_writes_is_waited_for,
+    outages::a_server_that_is_gone_is_waited_for,
+    outages::a_server_that_hangs_is_waited_for,
+    outages::a_serialisation_failure_is_tried_again_unseen,
 ];
 
 /// One run of a scenario.
@@ -143,7 +163,8 @@ pub(crate) fn long() -> Option<ExitCode> {
     let minutes = number("TORTURE_MINUTES")?;
     let first = number("TORTURE_SEED").unwrap_or_else(any_seed);
     let only = std::env::var("TORTURE_ONLY").unwrap_or_default();
-    let chosen: Vec<_> = SCENARIOS.iter().filter(|scenario| scenario.name.contains(&only)).collect();
+    let all = SCENARIOS.iter().chain([&TIMED]);
+    let chosen: Vec<_> = all.filter(|scenario| scenario.name.contains(&only)).collect();
     assert!(!chosen.is_empty(), "no scenario is called {only}");
     crate::lodging::build();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
