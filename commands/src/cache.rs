@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
 
 use domain::Aggregate;
-use eventstore::Loaded;
+use eventstore::{Loaded, same_incarnation};
 use moka::sync::Cache;
 use tokio::sync::Mutex;
 use uuid::Uuid;
@@ -14,7 +14,19 @@ use uuid::Uuid;
 /// How many streams are remembered; one takes about two kilobytes.
 const STREAMS: u64 = 20_000;
 
-type Slot = Arc<Mutex<Option<Box<dyn Any + Send + Sync>>>>;
+type Slot = Arc<Mutex<Option<Remembered>>>;
+
+/// A state, and the epoch under which it was true: in another incarnation of the log it may never have been.
+pub(crate) struct Remembered {
+    epoch: i64,
+    state: Box<dyn Any + Send + Sync>,
+}
+
+impl Remembered {
+    pub(crate) fn new<A: Aggregate>(epoch: i64, state: Loaded<A>) -> Self {
+        Self { epoch, state: Box::new(state) }
+    }
+}
 
 /// The streams that this process knows, each behind a lock: commands on one stream are decided one after the other.
 #[derive(Clone)]
@@ -39,9 +51,10 @@ impl StreamCache {
     }
 }
 
-/// The state in a slot, if it is of that kind.
-pub(crate) fn state<A: Aggregate>(slot: &Option<Box<dyn Any + Send + Sync>>) -> Option<Loaded<A>> {
-    slot.as_ref().and_then(|state| state.downcast_ref::<Loaded<A>>()).cloned()
+/// The state in a slot, if it is of that kind and of the incarnation of that epoch.
+pub(crate) fn state<A: Aggregate>(slot: &Option<Remembered>, epoch: i64) -> Option<Loaded<A>> {
+    let known = slot.as_ref().filter(|known| same_incarnation(known.epoch, epoch));
+    known.and_then(|known| known.state.downcast_ref::<Loaded<A>>()).cloned()
 }
 
 /// The keyed requests that this process is carrying out.

@@ -15,7 +15,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
 use crate::bells::Bells;
-use crate::cache::{InFlight, StreamCache, state};
+use crate::cache::{InFlight, Remembered, StreamCache, state};
 use crate::clock;
 use crate::context::{CommandContext, ExecuteError, Receipt};
 use crate::vault::{Vault, VaultError};
@@ -34,6 +34,15 @@ pub struct Executor {
     pub(crate) in_flight: InFlight,
     pub(crate) bells: Bells,
     _forgetting: Arc<DropGuard>,
+}
+
+/// The state that a decision is made on.
+struct Known<'a, A> {
+    loaded: &'a Loaded<A>,
+    /// The log's, read before the state was.
+    epoch: i64,
+    /// Whether it was read from the log just now.
+    fresh: bool,
 }
 
 /// What an attempt to commit a decision came to.
@@ -94,20 +103,28 @@ impl Executor {
             }
             None => None,
         };
+        self.not_lost::<A>(&cc, id).await?;
         let slot = self.cache.slot(tenant, id.uuid());
         let mut slot = slot.lock().await;
-        let mut cached = if cc.fresh { Some(Loaded::default()) } else { state::<A>(&slot) };
-        for _ in 0..ATTEMPTS {
+        for attempt in 0..ATTEMPTS {
+            // Read before the state is: an append that was decided in another incarnation than it comes to is refused, and
+            // so is one about somebody whose tombstone came meanwhile.
+            let epoch = self.store.epoch();
+            let cached = match attempt {
+                0 if cc.fresh => Some(Loaded::default()),
+                0 => state::<A>(&slot, epoch),
+                _ => None,
+            };
             let fresh = cached.is_none();
-            let loaded = match cached.take() {
+            let loaded = match cached {
                 Some(loaded) => loaded,
                 None => self.store.load(tenant, id, Until::End).await?,
             };
-            match self.decide_and_append(&cc, id, &command, &loaded, fresh).await? {
+            match self.decide_and_append(&cc, id, &command, Known { loaded: &loaded, epoch, fresh }).await? {
                 Attempt::Again => {}
                 Attempt::Committed(after, sequence) => {
                     let changed = after.version > loaded.version;
-                    *slot = Some(Box::new(after.clone()));
+                    *slot = Some(Remembered::new(epoch, after.clone()));
                     if changed {
                         self.bells.ring_stream(tenant, id.uuid());
                         if A::WAKES {
@@ -139,9 +156,9 @@ impl Executor {
         cc: &CommandContext,
         id: A::Id,
         command: &A::Command,
-        loaded: &Loaded<A>,
-        fresh: bool,
+        known: Known<'_, A>,
     ) -> Result<Attempt<A>, ExecuteError<A::Error>> {
+        let Known { loaded, fresh, .. } = known;
         let current = async || -> Result<bool, ExecuteError<A::Error>> {
             Ok(fresh || self.store.stream_version(cc.ctx.tenant.uuid(), id.uuid()).await? == loaded.version)
         };
@@ -165,7 +182,7 @@ impl Executor {
             Ok(events) if events.is_empty() && cc.idempotency.is_none() => {
                 Ok(Attempt::Committed(loaded.clone(), loaded.sequence))
             }
-            Ok(events) => self.append(cc, id, command, loaded, events).await,
+            Ok(events) => self.append(cc, id, command, known, events).await,
         }
     }
 
@@ -186,13 +203,12 @@ impl Executor {
         cc: &CommandContext,
         id: A::Id,
         command: &A::Command,
-        loaded: &Loaded<A>,
+        Known { loaded, epoch, .. }: Known<'_, A>,
         events: Vec<A::Event>,
     ) -> Result<Attempt<A>, ExecuteError<A::Error>> {
         let mut append = Append {
             tenant: cc.ctx.tenant.uuid(),
-            // Read before any subject is looked at: a tombstone that comes later raises it, and the append is refused.
-            epoch: self.store.epoch(),
+            epoch,
             about: A::about(command),
             process_command: cc.process_command,
             api_key: cc.api_key.clone(),
@@ -261,6 +277,10 @@ impl Executor {
                 Ok(Attempt::Again)
             }
             Err(AppendError::Duplicate(record)) => Ok(Attempt::Duplicate(*record)),
+            Err(AppendError::LogRestored) => {
+                self.store.look().await?;
+                Ok(Attempt::Again)
+            }
             Err(AppendError::AlreadySent) => Ok(Attempt::AlreadySent),
             Err(AppendError::ClaimTaken { kind, holder }) => Err(ExecuteError::NameTaken { kind, holder }),
             Err(AppendError::SubjectErased(_)) => Err(ExecuteError::SubjectErased),
@@ -343,7 +363,7 @@ impl Executor {
     pub async fn load<A: Aggregate>(&self, tenant: TenantId, id: A::Id) -> Result<Loaded<A>, StoreError> {
         let (tenant, stream) = (tenant.uuid(), id.uuid());
         if let Some(slot) = self.cache.known(tenant, stream) {
-            let known = state::<A>(&*slot.lock().await);
+            let known = state::<A>(&*slot.lock().await, self.store.epoch());
             if let Some(loaded) = known
                 && self.store.stream_version(tenant, stream).await? == loaded.version
             {
@@ -387,12 +407,13 @@ impl Executor {
     /// A state that was true at some moment not long ago: enough for what never changes back (that a customer exists).
     pub async fn load_known<A: Aggregate>(&self, tenant: TenantId, id: A::Id) -> Result<Loaded<A>, StoreError> {
         if let Some(slot) = self.cache.known(tenant.uuid(), id.uuid())
-            && let Some(loaded) = state::<A>(&*slot.lock().await)
+            && let Some(loaded) = state::<A>(&*slot.lock().await, self.store.epoch())
         {
             return Ok(loaded);
         }
+        let epoch = self.store.epoch();
         let loaded = self.store.load(tenant.uuid(), id, Until::End).await?;
-        *self.cache.slot(tenant.uuid(), id.uuid()).lock().await = Some(Box::new(loaded.clone()));
+        *self.cache.slot(tenant.uuid(), id.uuid()).lock().await = Some(Remembered::new(epoch, loaded.clone()));
         Ok(loaded)
     }
 

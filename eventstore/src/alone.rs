@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use crate::append::{Append, AppendError, Committed, SubjectSlot};
 use crate::identity::idempotency_record;
+use crate::incarnation::same_incarnation;
 use crate::statement;
 use crate::work::TenantClock;
 
@@ -28,6 +29,9 @@ pub(crate) async fn append(conn: &mut PgConnection, append: &Append) -> Checked<
     // Each statement from here on has a snapshot of its own, taken while nobody else can append.
     if let Some(committed) = check!(versions(conn, append)) {
         return Ok(Ok((committed, epoch)));
+    }
+    if !same_incarnation(append.epoch, epoch) {
+        return Ok(Err(AppendError::LogRestored));
     }
     check!(tombstones(conn, append));
     check!(duplicates(conn, append));

@@ -126,7 +126,7 @@ impl Worker {
                 continue;
             }
             match self.try_statement(epoch, &part.iter().map(|job| &job.append).collect::<Vec<_>>()).await {
-                Outcome::Committed(all) => self.answer(part, all),
+                Outcome::Committed(all) => self.answer(epoch, part, all),
                 Outcome::Refused => {
                     let right = part.split_off(part.len() / 2);
                     parts.push(right);
@@ -143,7 +143,7 @@ impl Worker {
 
     async fn commit_single(&self, epoch: i64, job: Job) {
         match self.try_statement(epoch, &[&job.append]).await {
-            Outcome::Committed(all) => self.answer(vec![job], all),
+            Outcome::Committed(all) => self.answer(epoch, vec![job], all),
             Outcome::EpochChanged | Outcome::Refused | Outcome::Lost => self.commit_alone(job).await,
         }
     }
@@ -175,7 +175,7 @@ impl Worker {
                 match result {
                     Ok((committed, epoch)) => {
                         tx.commit().await?;
-                        self.tail.learn_epoch(epoch);
+                        self.tail.learn(committed.position, epoch);
                         Ok::<_, sqlx::Error>(Ok(committed))
                     }
                     Err(refused) => {
@@ -197,16 +197,13 @@ impl Worker {
                 }
             }
         };
-        if let Ok(committed) = &result {
-            self.tail.learn_position(committed.position);
-        }
         // The caller may have gone; the append stands all the same.
         let _ = job.reply.send(result);
     }
 
-    fn answer(&self, jobs: Vec<Job>, committed: Vec<Committed>) {
+    fn answer(&self, epoch: i64, jobs: Vec<Job>, committed: Vec<Committed>) {
         if let Some(last) = committed.iter().map(|c| c.position).max() {
-            self.tail.learn_position(last);
+            self.tail.learn(last, epoch);
         }
         for (job, committed) in jobs.into_iter().zip(committed) {
             let _ = job.reply.send(Ok(committed));
