@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use commands::egress::{Egress, EgressConfig};
+use commands::vault::HighWaterFile;
 use commands::{Executor, ProcessHost, Vault, VaultConfig};
-use eventstore::{EventStore, StoreConfig};
+use eventstore::{EventStore, HighWaterMark, StoreConfig};
 use projections::{Projections, ReadModels, Relay};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -104,7 +105,9 @@ pub enum StartError {
 pub async fn open_executor(config: &Config) -> Result<Executor, StartError> {
     let roles = config.roles.to_string();
     let roles = if roles.is_empty() { "command line".to_owned() } else { roles };
-    let store = StoreConfig { dsn: config.log.clone(), roles, poll: POLL, readers: READERS };
+    let mark = HighWaterFile::open(&config.keys_dir, &config.keys_copy_dir).map_err(commands::VaultError::from)?;
+    let high_water: Option<Arc<dyn HighWaterMark>> = Some(Arc::new(mark));
+    let store = StoreConfig { dsn: config.log.clone(), roles, poll: POLL, readers: READERS, high_water };
     let store = EventStore::connect(store).await?;
     let vault = VaultConfig {
         root_key: config.root_key.read()?,

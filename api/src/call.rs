@@ -3,21 +3,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::http::{HeaderValue, header};
 use chrono::{DateTime, Utc};
 use commands::{CommandContext, Keyed};
 use domain::{Aggregate, Context, TenantId, TypedId};
-use eventstore::Metadata;
+use eventstore::{Metadata, Standing, Token};
 use projections::{ReadError, ReadPoint};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::cursor;
 use crate::extract::auth::Principal;
-use crate::extract::headers::Headers;
+use crate::extract::headers::{Headers, READ_SEQUENCE, SEQUENCE};
 use crate::extract::ids::Target;
 use crate::extract::query::{Page, Query};
 use crate::extract::trace::Trace;
-use crate::operation::{Keys, Operation};
+use crate::operation::{Answer, Keys, Operation, Tokens};
 use crate::problem::{Problem, codes};
 use crate::state::State;
 
@@ -62,7 +63,8 @@ impl Call {
             ctx = ctx.at(at);
         }
         let mut command = CommandContext::new(ctx, self.operation.name);
-        command.if_match = self.headers.if_match;
+        let seen = self.headers.if_match;
+        (command.if_match, command.if_match_in) = seen.map(|token| (token.number, token.incarnation)).unzip();
         command.metadata = Metadata {
             request_id: Some(self.trace.request_id.clone()),
             traceparent: Some(self.trace.parent.to_string()),
@@ -109,11 +111,15 @@ impl Call {
         Err(Problem::field(pointer, "must not lie in the future"))
     }
 
-    /// The last sequence of the tenant; refuses where the caller claims to have seen a later one.
+    /// The last sequence of the tenant; refuses where the caller has seen one that was lost, or claims to have seen a later
+    /// one.
     pub async fn head(&self) -> Result<i64, Problem> {
+        if let Some(minimum) = self.headers.min_sequence {
+            self.stands(minimum).await?;
+        }
         let head = self.state.executor.store().tenant_head(self.tenant().uuid()).await?;
         match self.headers.min_sequence {
-            Some(minimum) if minimum > head => {
+            Some(minimum) if minimum.number > head => {
                 let detail = format!("is beyond {head}, the last sequence of this tenant");
                 Err(Problem::field("Annals-Min-Sequence", detail))
             }
@@ -121,16 +127,40 @@ impl Call {
         }
     }
 
-    /// Waits until a read model has seen what the caller wants seen; gives how far it has come, and how many seconds ago
+    /// Refuses a sequence that was lost when the log was restored.
+    pub async fn stands(&self, token: Token) -> Result<(), Problem> {
+        match self.state.executor.store().standing(self.tenant().uuid(), token).await? {
+            Standing::Stands => Ok(()),
+            Standing::Lost { survived } => Err(Problem::log_restored(survived)),
+        }
+    }
+
+    /// Writes into an answer's headers what the caller is given to hold.
+    pub async fn give(&self, mut answer: Answer) -> Result<Answer, Problem> {
+        let Tokens { tag, wrote, seen } = answer.tokens;
+        let (store, tenant) = (self.state.executor.store(), self.tenant().uuid());
+        let text = |text: String| HeaderValue::from_str(&text).map_err(|error| Problem::internal(&error));
+        if let Some((number, sequence)) = tag {
+            let Token { incarnation, .. } = store.token(tenant, sequence).await?;
+            answer.headers.push((header::ETAG, text(format!("\"{}\"", Token { number, incarnation }))?));
+        }
+        for (name, sequence) in [(SEQUENCE, wrote), (READ_SEQUENCE, seen)] {
+            if let Some(sequence) = sequence {
+                answer = answer.with(name, text(store.token(tenant, sequence).await?.to_string())?);
+            }
+        }
+        Ok(answer)
+    }
+
+    /// Waits until a read model has seen what the caller wants seen, and nothing that was lost; gives how far it has come, and how many seconds ago
     /// that was the newest.
     pub async fn await_model(&self, projector: &str) -> Result<(ReadPoint, f64), Problem> {
         let tenant = self.tenant().uuid();
         let models = &self.state.models;
         let head = self.head().await?;
-        let point = match self.headers.min_sequence {
-            Some(minimum) => models.wait(projector, tenant, minimum, PATIENCE).await,
-            None => models.point(projector, tenant).await,
-        };
+        let incarnation = self.state.executor.store().tail().incarnation();
+        let minimum = self.headers.min_sequence.map_or(0, |minimum| minimum.number);
+        let point = models.wait(projector, tenant, incarnation, minimum, PATIENCE).await;
         let point = point.map_err(|error| self.behind(error))?;
         Ok((point, point.age_seconds(head)))
     }
@@ -149,8 +179,13 @@ impl Call {
     pub fn behind(&self, error: ReadError) -> Problem {
         match error {
             ReadError::Behind(behind) => {
-                let wanted = self.headers.min_sequence.unwrap_or(behind.point.sequence);
-                let lag = wanted.saturating_sub(behind.point.sequence);
+                let wanted = self.headers.min_sequence.map_or(0, |minimum| minimum.number);
+                let lag = wanted - behind.point.sequence;
+                if lag <= 0 {
+                    let detail = "The log was restored, and this list or report does not follow it yet. Repeat the request \
+                        in a second.";
+                    return Problem::new(codes::READ_MODEL_BEHIND, detail).retry_after(1);
+                }
                 let detail = format!(
                     "This list or report has seen sequence {}, {lag} short of what `Annals-Min-Sequence` asks for. \
                      Repeat the request in a second, or leave the header out.",
@@ -217,7 +252,12 @@ impl Call {
     /// The sequence that an `as_of` means: one of the tenant's, or the highest that was recorded by a time.
     pub async fn sequence_of(&self, as_of: &str) -> Result<i64, Problem> {
         let store = self.state.executor.store();
-        if let Ok(sequence) = as_of.parse::<i64>() {
+        if let Ok(token) = as_of.parse::<Token>() {
+            // A bare number may come from a body, where sequences are plain.
+            if token.incarnation > 1 {
+                self.stands(token).await?;
+            }
+            let sequence = token.number;
             let head = store.tenant_head(self.tenant().uuid()).await?;
             return if (0..=head).contains(&sequence) {
                 Ok(sequence)

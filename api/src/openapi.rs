@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 
 use crate::aliases::ALIASES;
 use crate::extract::headers::{
-    IDEMPOTENCY_KEY, LONGEST_WAIT, MIN_SEQUENCE, READ_AGE, READ_SEQUENCE, REPLAYED, SEQUENCE,
+    IDEMPOTENCY_KEY, LONGEST_WAIT, MIN_SEQUENCE, READ_AGE, READ_SEQUENCE, REPLAYED, SEQUENCE, TOKEN,
 };
 use crate::extract::ids::id_schema;
 use crate::extract::query::MAX_LIMIT;
@@ -32,7 +32,8 @@ pub fn document_text() -> &'static str {
 }
 
 const ABOUT: &str = "Every change is an event that is stored once, in order, for good; resources are folds of them.\n\n\
-    * A write answers `Annals-Sequence`; a read that sends it as `Annals-Min-Sequence` has seen that write.\n\
+    * A write answers `Annals-Sequence`; a read that sends it as `Annals-Min-Sequence` has seen that write. Keep it as \
+    the text that it is: it is a number, and `<number>@<incarnation>` once the log had to be restored.\n\
     * `{id}` takes our ids (`cus_…`) and `ext:` with the `external_id` that you gave at creation.\n\
     * Personal fields are null without the scope `personal:read`, and for good once a person was erased.\n\
     * What changes something takes an `Idempotency-Key`, and must have one where money moves; queries take none.\n\
@@ -221,7 +222,7 @@ fn parameters(operation: &Operation, schemas: &mut Schemas) -> Vec<Value> {
     if operation.conditional {
         all.push(json!({
             "name": "If-Match", "in": "header", "description": "The `ETag` that you have seen; another one is 412.",
-            "schema": { "type": "string", "pattern": "^(\\*|\"[0-9]{1,18}\")$" },
+            "schema": { "type": "string", "pattern": "^(\\*|\"[0-9]{1,18}(@[0-9]{1,9})?\")$" },
             "example": "\"1\"",
         }));
     }
@@ -229,7 +230,8 @@ fn parameters(operation: &Operation, schemas: &mut Schemas) -> Vec<Value> {
         all.push(json!({
             "name": name(MIN_SEQUENCE), "in": "header",
             "description": "The `Annals-Sequence` of a write that the answer must have seen.",
-            "schema": { "type": "integer", "format": "int64", "minimum": 0 },
+            "schema": { "type": "string", "pattern": TOKEN },
+            "example": "0",
         }));
     }
     all
@@ -315,8 +317,9 @@ fn headers() -> Value {
     all.insert("X-Request-Id".into(), text("The request's id: the one that you sent, if it was well formed."));
     all.insert("ETag".into(), text("The version of the resource, for `If-Match`."));
     all.insert("Location".into(), text("Where the resource is."));
-    all.insert(name(SEQUENCE), number("Send it as `Annals-Min-Sequence` to read what was written."));
-    all.insert(name(READ_SEQUENCE), number("The last sequence that the answer has seen."));
+    let token = |about: &str| json!({ "description": about, "schema": { "type": "string", "pattern": TOKEN } });
+    all.insert(name(SEQUENCE), token("Send it as `Annals-Min-Sequence` to read what was written."));
+    all.insert(name(READ_SEQUENCE), token("The last sequence that the answer has seen."));
     all.insert(name(READ_AGE), number("How many seconds ago that was the newest."));
     all.insert(name(REPLAYED), text("`true` where an earlier request with the same key was answered again."));
     Value::Object(all)

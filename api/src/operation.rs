@@ -5,12 +5,13 @@ use std::future::Future;
 
 use axum::http::{HeaderName, HeaderValue, Method, header};
 use domain::names::Scope;
+use eventstore::Loaded;
 use futures::future::BoxFuture;
 use schemars::{Schema, SchemaGenerator};
 use serde_json::Value;
 
 use crate::call::Call;
-use crate::extract::headers::{PREFERENCE_APPLIED, READ_AGE, READ_SEQUENCE, REPLAYED, SEQUENCE};
+use crate::extract::headers::{PREFERENCE_APPLIED, READ_AGE, REPLAYED};
 use crate::problem::{Code, Problem, codes};
 
 /// Describes a type to the OpenAPI document.
@@ -313,6 +314,9 @@ impl Operation {
         if self.conditional {
             all.push(c::VERSION_CONFLICT);
         }
+        if self.conditional || self.kind == Kind::Query {
+            all.push(c::LOG_RESTORED);
+        }
         if self.kind == Kind::Query && !(self.tagged || self.body.is_none() && self.has_id()) {
             all.push(c::READ_MODEL_BEHIND);
         }
@@ -326,8 +330,21 @@ pub struct Answer {
     pub(crate) status: Option<u16>,
     pub(crate) body: Value,
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
+    /// What the caller is given to hold, once it is known in which incarnation of the log each belongs.
+    pub(crate) tokens: Tokens,
     /// What is answered in its place once that has come; it is waited for outside the room of the requests at work.
     pub(crate) later: Option<BoxFuture<'static, Result<Answer, Problem>>>,
+}
+
+/// Sequences and versions that an answer tells.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Tokens {
+    /// The version of the resource, and the sequence of the event that made it.
+    pub(crate) tag: Option<(i64, i64)>,
+    /// What a reader must wait for to see the write.
+    pub(crate) wrote: Option<i64>,
+    /// What the read has seen.
+    pub(crate) seen: Option<i64>,
 }
 
 impl std::fmt::Debug for Answer {
@@ -342,30 +359,30 @@ impl std::fmt::Debug for Answer {
 impl Answer {
     /// With the operation's status.
     pub fn new(body: Value) -> Self {
-        Self { status: None, body, headers: Vec::new(), later: None }
+        Self { status: None, body, headers: Vec::new(), tokens: Tokens::default(), later: None }
     }
 
-    fn with(mut self, name: &'static str, value: impl Into<HeaderValue>) -> Self {
+    pub(crate) fn with(mut self, name: &'static str, value: impl Into<HeaderValue>) -> Self {
         self.headers.push((HeaderName::from_static(name), value.into()));
         self
     }
 
     /// The version of the resource.
-    pub fn tagged(mut self, version: i64) -> Self {
-        if let Ok(value) = HeaderValue::from_str(&format!("\"{version}\"")) {
-            self.headers.push((header::ETAG, value));
-        }
+    pub fn tagged<A>(mut self, loaded: &Loaded<A>) -> Self {
+        self.tokens.tag = Some((loaded.version, loaded.sequence));
         self
     }
 
     /// What a reader must wait for to see the write.
-    pub fn wrote(self, sequence: i64) -> Self {
-        self.with(SEQUENCE, sequence)
+    pub fn wrote(mut self, sequence: i64) -> Self {
+        self.tokens.wrote = Some(sequence);
+        self
     }
 
     /// What the read has seen, and how many seconds ago that was the newest.
-    pub fn has_seen(self, sequence: i64, age_seconds: f64) -> Self {
-        self.with(READ_SEQUENCE, sequence).with(READ_AGE, age_seconds.ceil() as i64)
+    pub fn has_seen(mut self, sequence: i64, age_seconds: f64) -> Self {
+        self.tokens.seen = Some(sequence);
+        self.with(READ_AGE, age_seconds.ceil() as i64)
     }
 
     /// What is answered in its place once that has come: the same later on, after `Prefer: wait=N`.

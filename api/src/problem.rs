@@ -75,6 +75,8 @@ codes! {
         "Another resource has this external id or another value that is unique. `existing` names it.";
     IDEMPOTENCY_IN_PROGRESS = 409 "idempotency-in-progress", "The first request is still being carried out",
         "A request with the same `Idempotency-Key` has not ended. Repeat this one after the time in `Retry-After`.";
+    LOG_RESTORED = 409 "log-restored", "What you have seen was lost when the log was restored",
+        "The operator had to restore the log to an earlier moment. `sequence` is the last one of this tenant that is as it was; what came after it is lost. Read the resource again, and repeat the commands that were answered with a later `Annals-Sequence`, each with its `Idempotency-Key`: what survived has no second effect.";
     SUBJECT_ERASED = 409 "subject-erased", "The person was erased",
         "Nothing more can be written about a person whose data was erased.";
     VERSION_CONFLICT = 412 "version-conflict", "The resource has changed",
@@ -148,6 +150,17 @@ impl Problem {
     /// Nothing of that id or path, for this tenant.
     pub fn not_found() -> Self {
         Self::new(codes::NOT_FOUND, "There is nothing under this id. Check the id and which tenant the key belongs to.")
+    }
+
+    /// The caller has seen what was lost when the log was restored; up to `survived` everything is as it was.
+    pub fn log_restored(survived: eventstore::Token) -> Self {
+        let detail = format!(
+            "The log was restored to an earlier moment. Of this tenant everything up to sequence {0} is as it was; what came \
+             after it is lost. Read the resource again, and repeat the commands that were answered with an \
+             `Annals-Sequence` beyond {0}, each with its `Idempotency-Key`.",
+            survived.number
+        );
+        Self::new(codes::LOG_RESTORED, detail).with("sequence", survived.number)
     }
 
     /// Something that is needed does not answer.

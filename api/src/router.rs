@@ -180,12 +180,14 @@ async fn answer(
     }
     let mut answer = (operation.handler)(call.clone()).await?;
     call.show(&mut answer.body).await?;
+    answer = call.give(answer).await?;
     let later = answer.later.take().map(|later| -> Later {
         // Whoever waits need not hold what was sent.
         call.body = Value::Null;
         Box::pin(async move {
             let mut answer = later.await?;
             call.show(&mut answer.body).await?;
+            answer = call.give(answer).await?;
             Ok(respond(operation, answer))
         })
     });

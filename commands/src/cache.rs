@@ -9,7 +9,7 @@ use std::io::Write;
 use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
 
 use domain::Aggregate;
-use eventstore::{Loaded, Pending};
+use eventstore::{Loaded, Pending, same_incarnation};
 use moka::sync::Cache;
 use tokio::sync::Mutex;
 use uuid::Uuid;
@@ -25,6 +25,8 @@ pub(crate) type Place<A> = Arc<Mutex<Stream<A>>>;
 /// What this process knows of one stream.
 #[derive(Debug)]
 pub(crate) struct Stream<A> {
+    /// The epoch under which the states were true: in another incarnation of the log they may never have been.
+    epoch: i64,
     committed: Option<Arc<Loaded<A>>>,
     /// The state after the newest append, which is on its way. Its sequence is not known yet.
     tip: Option<(Arc<Loaded<A>>, Pending)>,
@@ -34,11 +36,20 @@ pub(crate) struct Stream<A> {
 
 impl<A> Default for Stream<A> {
     fn default() -> Self {
-        Self { committed: None, tip: None, weighed: 0 }
+        Self { epoch: 0, committed: None, tip: None, weighed: 0 }
     }
 }
 
 impl<A: Aggregate> Stream<A> {
+    /// Forgets what was true in another incarnation than that of the epoch.
+    pub(crate) fn at(&mut self, epoch: i64) -> &mut Self {
+        if !same_incarnation(self.epoch, epoch) {
+            (self.committed, self.tip) = (None, None);
+        }
+        self.epoch = epoch;
+        self
+    }
+
     /// The newest state on its way, if one is.
     pub(crate) fn tip(&mut self) -> Option<(Arc<Loaded<A>>, Pending)> {
         self.settle();

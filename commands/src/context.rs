@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use domain::Context;
-use eventstore::{ApiKeyRow, Loaded, Metadata, TenantClock};
+use eventstore::{ApiKeyRow, Loaded, Metadata, TenantClock, Token};
 use uuid::Uuid;
 
 /// A command's circumstances, and what shall be stored in the same commit as its events.
@@ -16,6 +16,8 @@ pub struct CommandContext {
     pub metadata: Metadata,
     /// The version that the caller has seen, where it insists on that.
     pub if_match: Option<i64>,
+    /// The incarnation of the log in which it has seen that, where it says so.
+    pub if_match_in: Option<i64>,
     /// The caller's key, where it gave one.
     pub idempotency: Option<Keyed>,
     /// The id was made for this command: there is no stream to load.
@@ -40,6 +42,7 @@ impl CommandContext {
             name,
             metadata: Metadata::default(),
             if_match: None,
+            if_match_in: None,
             idempotency: None,
             fresh: false,
             process_command: None,
@@ -108,6 +111,12 @@ pub enum ExecuteError<E> {
     VersionConflict {
         /// Where it stands.
         actual: i64,
+    },
+    /// The caller has seen a version that the log has lost.
+    #[error("the log was restored to a moment before what the caller has seen")]
+    LogRestored {
+        /// The tenant's last sequence that is as it was.
+        survived: Token,
     },
     /// Another stream has the name.
     #[error("the name is taken")]

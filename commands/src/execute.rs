@@ -43,6 +43,8 @@ struct Seen<A> {
     after: Option<Pending>,
     /// It was just read from the log, or nobody else can know the stream.
     fresh: bool,
+    /// The log's, read before the state was.
+    epoch: i64,
 }
 
 impl Executor {
@@ -65,9 +67,12 @@ impl Executor {
             }
             None => None,
         };
+        self.not_lost::<A>(&cc, id).await?;
         let place = self.cache.place::<A>(tenant, id.uuid());
-        for _ in 0..ATTEMPTS {
-            match self.attempt(&cc, id, &command, &place).await? {
+        for attempt in 0..ATTEMPTS {
+            // Nobody else can know a stream whose id was made for this command, until it was handed over once.
+            let unknown = cc.fresh && attempt == 0;
+            match self.attempt(&cc, id, &command, &place, unknown).await? {
                 Attempt::Again => {}
                 Attempt::Committed(after) => return Ok(receipt(&cc, id, after, true)),
                 Attempt::AlreadySo(known) => return Ok(receipt(&cc, id, known, false)),
@@ -92,23 +97,29 @@ impl Executor {
         id: A::Id,
         command: &A::Command,
         place: &Place<A>,
+        unknown: bool,
     ) -> Result<Attempt<A>, ExecuteError<A::Error>> {
         let tenant = cc.ctx.tenant.uuid();
         let mut stream = place.lock().await;
-        let seen = if let Some((loaded, pending)) = stream.tip() {
-            cache::count(true);
-            Seen { loaded, after: Some(pending), fresh: false }
-        } else if let Some(loaded) = stream.committed().filter(|_| !cc.fresh) {
-            cache::count(true);
-            Seen { loaded, after: None, fresh: false }
-        } else if cc.fresh {
-            Seen { loaded: Arc::default(), after: None, fresh: true }
+        // Read before the state is: an append that was decided in another incarnation than it comes to is refused, and so
+        // is one about somebody whose tombstone came meanwhile.
+        let epoch = self.store.epoch();
+        stream.at(epoch);
+        let (loaded, after, fresh) = if let Some((loaded, pending)) = stream.tip() {
+            (loaded, Some(pending), false)
+        } else if let Some(loaded) = stream.committed() {
+            (loaded, None, false)
+        } else if unknown {
+            (Arc::default(), None, true)
         } else {
-            cache::count(false);
             let loaded = Arc::new(self.store.load(tenant, id, Until::End).await?);
             stream.learn(loaded.clone());
-            Seen { loaded, after: None, fresh: true }
+            (loaded, None, true)
         };
+        if !unknown {
+            cache::count(!fresh);
+        }
+        let seen = Seen { loaded, after, fresh, epoch };
         let events = match self.decide(cc, id, command, &seen).await? {
             Decision::Append(events) => events,
             Decision::Duplicate(record) => return Ok(Attempt::Duplicate(record)),
@@ -126,7 +137,7 @@ impl Executor {
         }
         let changes = !events.is_empty();
         let cc = &cc.not_before(seen.loaded.updated_at);
-        let mut append = self.prepare(cc, id, command, &seen.loaded, events).await?;
+        let mut append = self.prepare(cc, id, command, (&seen.loaded, seen.epoch), events).await?;
         let after = Arc::new(applied(&seen.loaded, &append)?);
         if A::WAKES && changes {
             append.work = Some(WorkRow { due_at: after.state.wakes_at(), holder: cc.holder });
@@ -221,6 +232,10 @@ impl Executor {
             AppendError::Superseded => return Ok(Attempt::Again),
             AppendError::SlotTaken(slot) => {
                 self.vault.learn(cc.ctx.tenant.uuid(), slot);
+                return Ok(Attempt::Again);
+            }
+            AppendError::LogRestored => {
+                self.store.look().await?;
                 return Ok(Attempt::Again);
             }
             AppendError::Duplicate(record) => return Ok(Attempt::Duplicate(*record)),

@@ -62,7 +62,7 @@ impl Executor {
     pub async fn load<A: Aggregate>(&self, tenant: TenantId, id: A::Id) -> Result<Loaded<A>, StoreError> {
         let (tenant, stream) = (tenant.uuid(), id.uuid());
         if let Some(place) = self.cache.known::<A>(tenant, stream) {
-            let known = place.lock().await.committed();
+            let known = place.lock().await.at(self.store.epoch()).committed();
             if let Some(loaded) = known
                 && self.store.stream_version(tenant, stream).await? == loaded.version
             {
@@ -108,7 +108,7 @@ impl Executor {
         let (tenant, stream) = (tenant.uuid(), id.uuid());
         let place = self.cache.place::<A>(tenant, stream);
         let mut known = place.lock().await;
-        if let Some(loaded) = known.committed() {
+        if let Some(loaded) = known.at(self.store.epoch()).committed() {
             return Ok((*loaded).clone());
         }
         let loaded = self.store.load(tenant, id, Until::End).await?;

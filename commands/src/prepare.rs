@@ -16,13 +16,12 @@ impl Executor {
         cc: &CommandContext,
         id: A::Id,
         command: &A::Command,
-        loaded: &Loaded<A>,
+        (loaded, epoch): (&Loaded<A>, i64),
         events: Vec<A::Event>,
     ) -> Result<Append, ExecuteError<A::Error>> {
         let mut append = Append {
             tenant: cc.ctx.tenant.uuid(),
-            // Read before any subject is looked at: a tombstone that comes later raises it, and the append is refused.
-            epoch: self.store.epoch(),
+            epoch,
             about: A::about(command),
             process_command: cc.process_command,
             api_key: cc.api_key.clone(),

@@ -4,11 +4,11 @@ use std::collections::HashMap;
 
 use domain::aggregate::EXTERNAL_ID;
 use domain::{Aggregate, StreamType, TenantId, TypedId};
-use eventstore::{IdempotencyRecord, StoreError, Until};
+use eventstore::{IdempotencyRecord, Standing, StoreError, Token, Until};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::context::{ExecuteError, Keyed, Receipt};
+use crate::context::{CommandContext, ExecuteError, Keyed, Receipt};
 use crate::executor::{Executor, typed};
 use crate::vault::VaultError;
 
@@ -65,6 +65,20 @@ impl Executor {
         let id = typed::<A>(record.stream_id);
         let loaded = self.load_until::<A>(tenant, id, Until::Version(record.version)).await?;
         Ok(Self::replayed(id, loaded, record))
+    }
+
+    /// Refuses where the caller insists on a version that was lost when the log went back.
+    pub(crate) async fn not_lost<A: Aggregate>(
+        &self,
+        cc: &CommandContext,
+        id: A::Id,
+    ) -> Result<(), ExecuteError<A::Error>> {
+        let Some((number, incarnation)) = cc.if_match.zip(cc.if_match_in) else { return Ok(()) };
+        let token = Token { number, incarnation };
+        match self.store.version_standing(cc.ctx.tenant.uuid(), id.uuid(), token).await? {
+            Standing::Stands => Ok(()),
+            Standing::Lost { survived } => Err(ExecuteError::LogRestored { survived }),
+        }
     }
 
     /// The stream that a caller calls by that external id.

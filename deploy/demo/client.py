@@ -26,10 +26,17 @@ class Problem(Exception):
         super().__init__(f"{method} {path} answered {status} {self.code}: {body.get('detail') or text[:500]}")
 
 
+def place(token: str) -> tuple[int, int]:
+    """A sequence by its incarnation and number: a later incarnation is later, whatever the number."""
+    number, _, incarnation = token.partition("@")
+    return int(incarnation or 1), int(number)
+
+
 class Client:
     """One API key. Reads wait for the last write that any client of this process has made."""
 
-    sequence = 0
+    # As it was answered: a number, and its incarnation behind an @ once the log was restored.
+    sequence = "0"
 
     def __init__(self, url: str, key: str) -> None:
         self.url = url
@@ -41,13 +48,13 @@ class Client:
         headers = {"Authorization": f"Bearer {self.key}", "Accept": "application/json"}
         if body is not None:
             headers["Content-Type"] = "application/json"
-        elif Client.sequence:
-            headers["Annals-Min-Sequence"] = str(Client.sequence)
+        elif Client.sequence != "0":
+            headers["Annals-Min-Sequence"] = Client.sequence
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data=data, headers=headers, method=method)
         try:
             with urllib.request.urlopen(request, timeout=60) as answer:
-                Client.sequence = max(Client.sequence, int(answer.headers.get("Annals-Sequence") or 0))
+                Client.sequence = max(Client.sequence, answer.headers.get("Annals-Sequence") or "0", key=place)
                 return json.loads(answer.read())
         except urllib.error.HTTPError as error:
             raise Problem(method, path, error.code, error.read().decode(errors="replace")) from None

@@ -198,6 +198,9 @@ pub enum AppendError {
     /// Another process gave the person a slot first: seal again under that one.
     #[error("the person has another slot")]
     SlotTaken(SubjectSlot),
+    /// The log was restored since the caller looked at it: what it has decided on may be lost.
+    #[error("the log was restored meanwhile")]
+    LogRestored,
     /// An event is larger than the log takes.
     #[error("an event has {bytes} bytes, more than the log takes")]
     TooLarge {

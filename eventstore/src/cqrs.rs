@@ -35,6 +35,8 @@ pub struct CqrsContext<A: Aggregate> {
     id: A::Id,
     aggregate: Adapted<A>,
     version: i64,
+    /// Of the log when it was loaded.
+    epoch: i64,
 }
 
 impl<A: Aggregate> cqrs_es::AggregateContext<Adapted<A>> for CqrsContext<A> {
@@ -69,8 +71,9 @@ impl<A: Aggregate> cqrs_es::EventStore<Adapted<A>> for CqrsStore {
 
     async fn load_aggregate(&self, id: &str) -> Result<CqrsContext<A>, AggregateError<A::Error>> {
         let id: A::Id = id.parse().map_err(unexpected)?;
+        let epoch = self.store.epoch();
         let loaded: Loaded<A> = self.store.load(self.ctx.tenant.uuid(), id, Until::End).await.map_err(unexpected)?;
-        Ok(CqrsContext { id, aggregate: Adapted(loaded.state), version: loaded.version })
+        Ok(CqrsContext { id, aggregate: Adapted(loaded.state), version: loaded.version, epoch })
     }
 
     async fn commit(
@@ -90,14 +93,10 @@ impl<A: Aggregate> cqrs_es::EventStore<Adapted<A>> for CqrsStore {
             expected_version: context.version,
             events: new.map_err(unexpected)?,
         };
-        let append = Append {
-            tenant: self.ctx.tenant.uuid(),
-            epoch: self.store.epoch(),
-            streams: vec![stream],
-            ..Append::default()
-        };
+        let append =
+            Append { tenant: self.ctx.tenant.uuid(), epoch: context.epoch, streams: vec![stream], ..Append::default() };
         self.store.append(append).await.map_err(|error| match error {
-            AppendError::Conflict { .. } => AggregateError::AggregateConflict,
+            AppendError::Conflict { .. } | AppendError::LogRestored => AggregateError::AggregateConflict,
             error => unexpected(error),
         })?;
         let envelopes = events.into_iter().enumerate().map(|(index, payload)| EventEnvelope {

@@ -77,9 +77,14 @@ impl Membership {
         let begun = Instant::now();
         loop {
             let behind: i64 = sqlx::query_scalar(
-                "SELECT count(*) FROM running_processes WHERE epoch_seen < $1 AND expires_at > clock_timestamp()",
+                // The rows of those who ran when the log went back may be lost with it: such a life is only trusted once
+                // every row of the one before has run out.
+                "SELECT (SELECT count(*) FROM running_processes WHERE epoch_seen < $1 AND expires_at > clock_timestamp())
+                    + (SELECT count(*) FROM log_incarnations
+                       WHERE id > 1 AND opened_at > clock_timestamp() - make_interval(secs => $2))",
             )
             .bind(epoch)
+            .bind(GOOD_FOR.as_secs_f64())
             .fetch_one(&self.row.pool)
             .await?;
             if behind == 0 {

@@ -8,6 +8,8 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Postgres, Transaction};
 use uuid::Uuid;
 
+use crate::guard::Guard;
+
 /// The logins of a house.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -82,10 +84,18 @@ impl WriteDsn {
 
     /// A pool of at most `size` connections of a role, opened when first needed.
     pub fn pool(&self, role: Role, size: u32, settings: &[(&str, &str)]) -> Result<PgPool, sqlx::Error> {
-        let options = self.options(role)?.options(settings.iter().copied());
-        let pool = PgPoolOptions::new().max_connections(size).acquire_timeout(Duration::from_secs(10));
-        Ok(pool.test_before_acquire(false).connect_lazy_with(options))
+        Ok(bounded(size).connect_lazy_with(self.options(role)?.options(settings.iter().copied())))
     }
+
+    /// The same of `annals_writer`; each connection is looked at before it is used.
+    pub(crate) fn writers(&self, guard: &Guard, size: u32, settings: &[(&str, &str)]) -> Result<PgPool, sqlx::Error> {
+        let options = self.options(Role::Writer)?.options(settings.iter().copied());
+        Ok(guard.watch(bounded(size)).connect_lazy_with(options))
+    }
+}
+
+fn bounded(size: u32) -> PgPoolOptions {
+    PgPoolOptions::new().max_connections(size).acquire_timeout(Duration::from_secs(10)).test_before_acquire(false)
 }
 
 /// The pool that handlers reach: nothing can be read through it but the rows of the tenant that is named.

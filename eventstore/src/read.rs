@@ -192,12 +192,6 @@ impl EventStore {
         tx.commit().await?;
         Ok(version.unwrap_or_default())
     }
-
-    /// The incarnation of the log that is being written: its number and its first position.
-    pub async fn incarnation(&self) -> Result<(i64, i64), StoreError> {
-        let row = sqlx::query_as("SELECT id, first_position FROM log_incarnations ORDER BY id DESC LIMIT 1");
-        Ok(row.fetch_one(&self.inner.reading).await?)
-    }
 }
 
 fn event(row: &PgRow) -> Result<RecordedEvent, sqlx::Error> {

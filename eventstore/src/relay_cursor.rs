@@ -33,16 +33,24 @@ impl EventStore {
         }
     }
 
-    /// Moves the cursor of a topic; it never goes back.
-    pub async fn save_relay_cursor(&self, topic: &str, cursor: &RelayCursor) -> Result<(), StoreError> {
+    /// Moves the cursor of a topic; it never goes back. One that was come to in another incarnation than the newest is
+    /// left where it is: it may lie beyond the log's end.
+    pub async fn save_relay_cursor(
+        &self,
+        topic: &str,
+        cursor: &RelayCursor,
+        incarnation: i64,
+    ) -> Result<(), StoreError> {
         sqlx::query(
-            "INSERT INTO relay_cursor (topic, position, slots) VALUES ($1, $2, $3)
+            "INSERT INTO relay_cursor (topic, position, slots) SELECT $1, $2, $3
+             WHERE $2 <= (SELECT position FROM log_head) AND $4 = (SELECT max(id) FROM log_incarnations)
              ON CONFLICT (topic) DO UPDATE SET position = excluded.position, slots = excluded.slots
              WHERE relay_cursor.position <= excluded.position",
         )
         .bind(topic)
         .bind(cursor.position)
         .bind(&cursor.slots)
+        .bind(incarnation)
         .execute(&self.inner.reading)
         .await?;
         Ok(())

@@ -9,6 +9,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::append::{Append, AppendError, ClaimKey, Committed, IdempotencyRecord, SubjectSlot};
+use crate::incarnation::same_incarnation;
 use crate::{rare, slow_facts, statement};
 
 /// A tenant's thing of some kind.
@@ -17,6 +18,8 @@ type Of<T> = (Uuid, T);
 /// What the log says of everything that the appends ask for, and what those before in the same batch have taken.
 #[derive(Default)]
 pub(crate) struct Facts {
+    /// The log's.
+    pub(crate) epoch: i64,
     /// Where each stream stands.
     pub(crate) versions: HashMap<Of<Uuid>, i64>,
     /// Last events of appends that stand in the log already, by event id.
@@ -63,7 +66,7 @@ pub(crate) async fn append(
         return Err(sqlx::Error::Protocol("the log went back".into()));
     }
     // Each statement from here on has a snapshot of its own, taken while nobody else can append.
-    let mut facts = slow_facts::look_up(conn, appends).await?;
+    let mut facts = Facts { epoch, ..slow_facts::look_up(conn, appends).await? };
     let mut verdicts: Vec<Verdict<'_>> = Vec::with_capacity(appends.len());
     for (index, append) in appends.iter().copied().enumerate() {
         // The version alone does not tell: another process may have brought the stream to the same one.
@@ -75,7 +78,7 @@ pub(crate) async fn append(
         if append.is_rare() && matches!(facts.judge(index, append), Verdict::Insert(_)) {
             // Names that are given up are free for the same append; such an append comes alone.
             rare::release(conn, append).await?;
-            facts = slow_facts::look_up(conn, &[append]).await?;
+            facts = Facts { epoch, ..slow_facts::look_up(conn, &[append]).await? };
         }
         let verdict = facts.judge(index, append);
         if let Verdict::Insert(append) = &verdict {
@@ -139,6 +142,9 @@ impl Facts {
                     None => Verdict::Refused(AppendError::Conflict { stream_id: stream.stream_id, actual }),
                 };
             }
+        }
+        if !same_incarnation(append.epoch, self.epoch) {
+            return Verdict::Refused(AppendError::LogRestored);
         }
         if let Some(subject) = append.about.iter().find(|subject| self.erased.contains(&(tenant, **subject))) {
             return Verdict::Refused(AppendError::SubjectErased(*subject));

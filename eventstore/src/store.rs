@@ -4,14 +4,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::PgPool;
+use sqlx::{Connection, PgConnection};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
 use crate::append::{Append, AppendError, Committed};
+use crate::guard::{self, Guard, StartError};
+use crate::incarnation::{Evidence, HighWaterMark, Incarnations, MarkError};
 use crate::membership::Membership;
 use crate::pools::{Role, TenantDb, WriteDsn};
 use crate::queue::Pending;
 use crate::tail::Tail;
+use crate::tokens::Forks;
 use crate::writer::Writer;
 
 /// What a store needs to know.
@@ -25,7 +29,12 @@ pub struct StoreConfig {
     pub poll: Duration,
     /// The most connections that readers may have.
     pub readers: u32,
+    /// Where it is noted how far the log has come, so that a restored log is told from one that stands still.
+    pub high_water: Option<Arc<dyn HighWaterMark>>,
 }
+
+/// How often the mark is raised: what is lost within this time must show by something else.
+const NOTE: Duration = Duration::from_secs(1);
 
 /// Postgres could not answer.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +53,9 @@ pub enum StoreError {
     /// Another process may have the task by now.
     #[error("the lease of a task has run out")]
     LeaseLost,
+    /// It is unknown how far the log has come: nobody can tell whether it went back.
+    #[error("the high-water mark beside the keys can't be read; both of its files must be mended, or removed")]
+    HighWater(#[source] MarkError),
     /// An event that this binary can't read.
     #[error("an event can't be read")]
     Decode(#[from] domain::DecodeError),
@@ -65,6 +77,8 @@ pub(crate) struct Inner {
     pub(crate) reading: PgPool,
     pub(crate) tenants: TenantDb,
     pub(crate) tail: Tail,
+    pub(crate) forks: Forks,
+    guard: Guard,
     pub(crate) membership: Membership,
     _housekeeping: DropGuard,
 }
@@ -76,9 +90,16 @@ impl std::fmt::Debug for EventStore {
 }
 
 impl EventStore {
-    /// Connects, announces this process to the others and starts the writer and the tail.
+    /// Connects, announces this process to the others and starts the writer and the tail. A log that went back since
+    /// anybody saw it begins a new incarnation here.
     pub async fn connect(config: StoreConfig) -> Result<Self, StoreError> {
         let dsn = &config.dsn;
+        let mut first = PgConnection::connect_with(&dsn.options(Role::Writer)?).await?;
+        let guard = Guard::begin(&mut first, config.high_water).await.map_err(|error| match error {
+            StartError::Mark(error) => StoreError::HighWater(error),
+            StartError::Database(error) => StoreError::Database(error),
+        })?;
+        first.close().await?;
         let appending = [
             // Planning is the first cost of a small batch; the statement's plan never depends on its parameters.
             ("plan_cache_mode", "force_generic_plan"),
@@ -86,10 +107,10 @@ impl EventStore {
             // A process that hangs while it holds the head's lock must not stop the others.
             ("idle_in_transaction_session_timeout", "1s"),
         ];
-        let appending = dsn.pool(Role::Writer, 2, &appending)?;
-        let writing = dsn.pool(Role::Writer, 4, &[("statement_timeout", "30s")])?;
+        let appending = dsn.writers(&guard, 2, &appending)?;
+        let writing = dsn.writers(&guard, 4, &[("statement_timeout", "30s")])?;
         // A lost claim means that somebody else looks, so nobody waits for the disk.
-        let claiming = dsn.pool(Role::Writer, 6, &[("statement_timeout", "10s"), ("synchronous_commit", "off")])?;
+        let claiming = dsn.writers(&guard, 6, &[("statement_timeout", "10s"), ("synchronous_commit", "off")])?;
         // Readers write the relay's cursor alone, and a lost one means that events are published twice.
         let reading =
             dsn.pool(Role::Reader, config.readers, &[("statement_timeout", "120s"), ("synchronous_commit", "off")])?;
@@ -97,10 +118,11 @@ impl EventStore {
         let by_index = [("statement_timeout", "30s"), ("enable_seqscan", "off")];
         let tenants = TenantDb::new(dsn.pool(Role::Api, config.readers, &by_index)?);
         turn_idempotency_days(&writing).await?;
-        let tail = Tail::start(reading.clone(), config.poll).await?;
+        let tail = Tail::start(guard.clone(), reading.clone(), writing.clone(), config.poll);
         let membership = Membership::join(writing.clone(), tail.clone(), &config.roles).await?;
         let stop = CancellationToken::new();
         tokio::spawn(keep_house(writing.clone(), stop.clone()));
+        tokio::spawn(keep_mark(guard.clone(), stop.clone()));
         let _housekeeping = stop.drop_guard();
         let writer = Writer::start(appending.clone(), tail.clone());
         Ok(Self {
@@ -112,6 +134,8 @@ impl EventStore {
                 reading,
                 tenants,
                 tail,
+                forks: Forks::default(),
+                guard,
                 membership,
                 _housekeeping,
             }),
@@ -140,9 +164,31 @@ impl EventStore {
         &self.inner.tail
     }
 
-    /// The newest epoch that this process knows: it rises with every tombstone.
+    /// The newest epoch that this process knows: it rises with every tombstone. Epochs of different incarnations are
+    /// never equal, so that an append is refused which was decided in another one than it comes to.
     pub fn epoch(&self) -> i64 {
         self.inner.tail.epoch()
+    }
+
+    /// The lives of the log.
+    pub fn incarnations(&self) -> Incarnations {
+        self.inner.tail.incarnations()
+    }
+
+    /// Looks at the log's end now: what this process knows of it afterwards is not older than the call.
+    pub async fn look(&self) -> Result<(), StoreError> {
+        Ok(self.inner.tail.look().await?)
+    }
+
+    /// Those of the positions at which the log has another event than that.
+    pub async fn differing(&self, positions: &[i64], event_ids: &[Uuid]) -> Result<Vec<i64>, StoreError> {
+        let mut conn = self.inner.reading.acquire().await?;
+        Ok(guard::others(positions, event_ids, &mut conn).await?)
+    }
+
+    /// Puts what others have seen of the log before the log itself. Where it went back, a new incarnation is opened.
+    pub async fn settle(&self, evidence: &[Evidence]) -> Result<(), StoreError> {
+        Ok(self.inner.tail.settle(evidence).await?)
     }
 
     /// False once this process could not renew its row: another may be destroying keys, so nothing may be opened.
@@ -168,6 +214,7 @@ impl EventStore {
     /// store afterwards fails.
     pub async fn close(&self) {
         self.inner.membership.leave().await;
+        self.inner.guard.note().await;
         let inner = &self.inner;
         inner.writer.close().await;
         for pool in [&inner.appending, &inner.writing, &inner.claiming, &inner.reading, inner.tenants.pool()] {
@@ -192,6 +239,20 @@ async fn keep_house(pool: PgPool, stop: CancellationToken) {
         }
         if let Err(error) = forget_settled_commands(&pool).await {
             tracing::warn!(%error, "commands of processes that were settled long ago are still remembered");
+        }
+    }
+}
+
+/// Keeps the mark beside the keys near the log's end, in every process: one of them may be alone in knowing of an append.
+async fn keep_mark(guard: Guard, stop: CancellationToken) {
+    let mut noted = None;
+    let mut ticks = tokio::time::interval(NOTE);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        let place = guard.place();
+        metrics::gauge!("annals_log_incarnation").set(place.incarnation as f64);
+        if noted != Some(place) && guard.note().await.is_some() {
+            noted = Some(place);
         }
     }
 }

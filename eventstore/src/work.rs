@@ -278,14 +278,17 @@ impl EventStore {
         Ok(position.unwrap_or_default())
     }
 
-    /// Moves that position; it never goes back.
-    pub async fn save_process_cursor(&self, name: &str, position: i64) -> Result<(), StoreError> {
+    /// Moves that position; it never goes back. One that was come to in another incarnation than the newest is left where
+    /// it is: it may lie beyond the log's end.
+    pub async fn save_process_cursor(&self, name: &str, position: i64, incarnation: i64) -> Result<(), StoreError> {
         sqlx::query(
-            "INSERT INTO process_cursor (name, position) VALUES ($1, $2)
+            "INSERT INTO process_cursor (name, position) SELECT $1, $2
+             WHERE $2 <= (SELECT position FROM log_head) AND $3 = (SELECT max(id) FROM log_incarnations)
              ON CONFLICT (name) DO UPDATE SET position = excluded.position WHERE process_cursor.position < excluded.position",
         )
         .bind(name)
         .bind(position)
+        .bind(incarnation)
         .execute(&self.inner.writing)
         .await?;
         Ok(())

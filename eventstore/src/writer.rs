@@ -125,7 +125,8 @@ struct Worker {
 
 /// How a batch fared as one statement.
 enum Outcome {
-    Committed(Vec<Committed>),
+    /// Under which epoch, and where.
+    Committed(i64, Vec<Committed>),
     /// Something in it is refused, or has to be looked at.
     Refused,
     /// Whether it was committed is unknown.
@@ -148,7 +149,7 @@ impl Worker {
             let events: usize = jobs.iter().map(|job| job.append.event_count()).sum();
             metrics::histogram!("annals_append_batch_events").record(events as f64);
             match self.try_statement(&jobs).await {
-                Outcome::Committed(all) => self.answer(&jobs, all),
+                Outcome::Committed(epoch, all) => self.answer(&jobs, epoch, all),
                 Outcome::Refused | Outcome::Lost => self.commit_slowly(jobs).await,
             }
             metrics::histogram!("annals_append_batch_seconds").record(begun.elapsed().as_secs_f64());
@@ -168,7 +169,7 @@ impl Worker {
         let place = (epoch, self.tail.position());
         let attempt = async { statement::append(self.link.get().await?, place, &appends).await };
         match in_time(attempt).await {
-            Ok(Some(committed)) => Outcome::Committed(committed),
+            Ok(Some(committed)) => Outcome::Committed(epoch, committed),
             Ok(None) => Outcome::Refused,
             Err(error) if is_data_error(&error) => Outcome::Refused,
             Err(error) => {
@@ -190,10 +191,14 @@ impl Worker {
             part.retain(|job| !job.is_settled());
             let attempt = async { transaction(self.link.get().await?, &self.tail, &part).await };
             match in_time(attempt).await {
-                Ok(results) => {
+                Ok((results, epoch)) => {
                     pause = PAUSES.0;
+                    self.tail.learn_epoch(epoch);
                     for (job, result) in part.iter().zip(results) {
-                        self.settle(job, result);
+                        if let Ok(committed) = &result {
+                            self.tail.learn(committed.position, epoch);
+                        }
+                        job.settle(result);
                     }
                 }
                 Err(error) if is_data_error(&error) && part.len() == 1 => {
@@ -220,16 +225,9 @@ impl Worker {
         }
     }
 
-    fn settle(&mut self, job: &Job, result: Result<Committed, AppendError>) {
-        if let Ok(committed) = &result {
-            self.tail.learn_position(committed.position);
-        }
-        job.settle(result);
-    }
-
-    fn answer(&mut self, jobs: &[&Job], committed: Vec<Committed>) {
+    fn answer(&mut self, jobs: &[&Job], epoch: i64, committed: Vec<Committed>) {
         if let Some(last) = committed.iter().max_by_key(|c| c.position) {
-            self.tail.learn_position(last.position);
+            self.tail.learn(last.position, epoch);
             self.link.clock = Some((last.recorded_at, Instant::now()));
         }
         for (job, committed) in jobs.iter().zip(committed) {
@@ -243,15 +241,14 @@ async fn transaction(
     conn: &mut PgConnection,
     tail: &Tail,
     jobs: &[&Job],
-) -> Result<Vec<Result<Committed, AppendError>>, sqlx::Error> {
+) -> Result<(Vec<Result<Committed, AppendError>>, i64), sqlx::Error> {
     let appends: Vec<&Append> = jobs.iter().map(|job| &job.append).collect();
     let before = |(index, job): (usize, &&Job)| jobs[..index].iter().rposition(|other| job.follows(other));
     let decided_on: Vec<_> = jobs.iter().enumerate().map(before).collect();
     let mut tx = conn.begin().await?;
     let (results, epoch) = slow::append(&mut tx, tail.position(), &appends, &decided_on).await?;
     tx.commit().await?;
-    tail.learn_epoch(epoch);
-    Ok(results)
+    Ok((results, epoch))
 }
 
 async fn in_time<T>(attempt: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {

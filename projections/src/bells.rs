@@ -10,7 +10,12 @@ use uuid::Uuid;
 use crate::projector::Projector;
 
 /// What the last batch of a projector brought: the last sequence of each tenant in it.
-pub(crate) type Seen = Arc<[(Uuid, i64)]>;
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Seen {
+    /// The life of the log that the rows are made of.
+    incarnation: i64,
+    sequences: Arc<[(Uuid, i64)]>,
+}
 
 /// One bell a projector.
 #[derive(Clone, Debug, Default)]
@@ -26,14 +31,14 @@ pub(crate) struct Ear {
 impl Bells {
     /// A bell for each of these projectors.
     pub(crate) fn of(projectors: &[Arc<dyn Projector>]) -> Self {
-        let bells = projectors.iter().map(|projector| (projector.name(), watch::Sender::new(Seen::from([]))));
+        let bells = projectors.iter().map(|projector| (projector.name(), watch::Sender::new(Seen::default())));
         Self { by_projector: Arc::new(bells.collect()) }
     }
 
     /// Says what was committed.
-    pub(crate) fn ring(&self, projector: &str, seen: impl IntoIterator<Item = (Uuid, i64)>) {
+    pub(crate) fn ring(&self, projector: &str, incarnation: i64, seen: impl IntoIterator<Item = (Uuid, i64)>) {
         if let Some(bell) = self.by_projector.get(projector).filter(|bell| bell.receiver_count() > 0) {
-            bell.send_replace(seen.into_iter().collect());
+            bell.send_replace(Seen { incarnation, sequences: seen.into_iter().collect() });
         }
     }
 
@@ -49,16 +54,19 @@ impl Ear {
         self.bell.is_some()
     }
 
-    /// Waits until the tenant's sequence was heard, and gives the last one. It may miss a batch, so its silence says
+    /// Waits until the tenant's sequence was heard of in that incarnation or a later one, and gives the last one. It may miss a batch, so its silence says
     /// nothing: whoever waits looks at the table from time to time.
-    pub(crate) async fn heard(&mut self, tenant: Uuid, sequence: i64) -> i64 {
+    pub(crate) async fn heard(&mut self, incarnation: i64, tenant: Uuid, sequence: i64) -> i64 {
         while let Some(bell) = &mut self.bell {
             if bell.changed().await.is_err() {
                 self.bell = None;
                 break;
             }
             let seen = bell.borrow_and_update();
-            if let Some((_, last)) = seen.iter().find(|(of, last)| *of == tenant && *last >= sequence) {
+            let wanted = |(of, last): &&(Uuid, i64)| *of == tenant && *last >= sequence;
+            if seen.incarnation >= incarnation
+                && let Some((_, last)) = seen.sequences.iter().find(wanted)
+            {
                 return *last;
             }
         }

@@ -112,7 +112,7 @@ async fn measure(kafka: bool) {
         let order = placed(new_id(), new_id(), at("1998-01-01T00:00:00Z"), money(n, "USD"));
         let sequence = house.append(tenant, vec![order]).await;
         let began = Instant::now();
-        reads.wait("commerce_orders", tenant, sequence, Duration::from_secs(5)).await.unwrap();
+        reads.wait("commerce_orders", tenant, 1, sequence, Duration::from_secs(5)).await.unwrap();
         took.push(began.elapsed());
     }
     took.sort();

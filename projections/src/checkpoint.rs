@@ -71,6 +71,8 @@ pub(crate) fn step(covered: i64, position: i64, previous: i64) -> Step {
 pub(crate) struct Checkpoints {
     projector: &'static str,
     generation: i32,
+    /// The life of the log that the rows are made of.
+    incarnation: i64,
     /// The slots that this process has the work of.
     pub(crate) slots: Slots,
     stored: [i64; COUNT],
@@ -96,9 +98,9 @@ pub(crate) enum Fence {
 
 impl Checkpoints {
     /// None yet: [`load`](Self::load) comes first.
-    pub(crate) fn new(projector: &'static str, generation: i32) -> Self {
+    pub(crate) fn new(projector: &'static str, generation: i32, incarnation: i64) -> Self {
         let none = [0; COUNT];
-        Self { projector, generation, slots: Slots::default(), stored: none, covered: none }
+        Self { projector, generation, incarnation, slots: Slots::default(), stored: none, covered: none }
     }
 
     /// What to do with an event of a slot.
@@ -179,6 +181,7 @@ impl Checkpoints {
                 UPDATE projection_checkpoints AS c SET position = m.new
                 FROM unnest($3::smallint[], $4::bigint[], $5::bigint[]) AS m (slot, expected, new)
                 WHERE c.projector = $1 AND c.generation = $2 AND c.slot = m.slot AND c.position = m.expected
+                    AND c.incarnation = $8
                 RETURNING 1
             ), noted AS (
                 INSERT INTO projection_sequences (projector, generation, tenant_id, sequence, at)
@@ -197,6 +200,7 @@ impl Checkpoints {
         .bind(&moves.new)
         .bind(sequences.iter().map(|(tenant, _)| *tenant).collect::<Vec<_>>())
         .bind(sequences.iter().map(|(_, sequence)| *sequence).collect::<Vec<_>>())
+        .bind(self.incarnation)
         .fetch_one(conn)
         .await?;
         Ok(if usize::try_from(moved) == Ok(moves.slots.len()) { Fence::Passed } else { Fence::Closed })
@@ -307,7 +311,7 @@ mod tests {
         let mut draw = Draw(seed * 2 + 1);
         let log = log(&mut draw, 120);
         let fed = feed(&mut draw, &log);
-        let mut checkpoints = Checkpoints::new("test", 1);
+        let mut checkpoints = Checkpoints::new("test", 1, 1);
         OURS.into_iter().for_each(|slot| checkpoints.slots.insert(slot));
         let mut applied = Vec::new();
         for (slot, position, previous) in fed {
@@ -367,7 +371,7 @@ mod tests {
 
     #[test]
     fn a_batch_moves_its_slots_and_those_that_have_fallen_far_behind() {
-        let mut checkpoints = Checkpoints::new("test", 1);
+        let mut checkpoints = Checkpoints::new("test", 1, 1);
         checkpoints.slots = Slots::of_partitions(&[0, 1, 2], 64);
         checkpoints.cover(0, 7);
         checkpoints.cover(1, STALE + 1);

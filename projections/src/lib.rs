@@ -7,6 +7,7 @@
 //!
 //! Architecture Invariant: nothing here writes to the log, holds a key or opens what is sealed.
 
+mod adoption;
 pub mod agents;
 pub mod analytics;
 mod bells;

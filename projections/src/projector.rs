@@ -19,6 +19,9 @@ pub trait Projector: Send + Sync + 'static {
     /// Raised whenever the same events would give other rows: what was made before must be made anew.
     fn revision(&self) -> i32;
 
+    /// The tables that it writes: nobody else does, and every row has its generation.
+    fn tables(&self) -> &'static [&'static str];
+
     /// Whether it reads streams of that type. Of the others it only notes how far it has come.
     fn interested(&self, stream_type: &str) -> bool;
 

@@ -29,6 +29,8 @@ pub struct ReadModels {
 pub struct ReadPoint {
     /// The last sequence that it has seen.
     pub sequence: i64,
+    /// The life of the log that its rows are made of.
+    pub incarnation: i64,
     /// Seconds since it saw that sequence.
     seen_seconds: f64,
 }
@@ -138,11 +140,13 @@ impl ReadModels {
         Ok(point)
     }
 
-    /// Waits until a projector has seen a sequence of a tenant; [`ReadError::Behind`] after all patience.
+    /// Waits until a projector has seen a sequence of a tenant, and its rows are those of an incarnation of the log or of a
+    /// later one; [`ReadError::Behind`] after all patience.
     pub async fn wait(
         &self,
         projector: &str,
         tenant: Uuid,
+        incarnation: i64,
         sequence: i64,
         patience: Duration,
     ) -> Result<ReadPoint, ReadError> {
@@ -153,15 +157,15 @@ impl ReadModels {
         let mut pause = if bell.hears() { PAUSES.1 } else { PAUSES.0 };
         loop {
             let point = self.point(projector, tenant).await?;
-            if point.sequence >= sequence {
+            if point.sequence >= sequence && point.incarnation >= incarnation {
                 return Ok(point);
             }
             let next = end.min(Instant::now() + pause);
             if next >= end && Instant::now() >= end {
                 return Err(Behind { point }.into());
             }
-            if let Ok(seen) = tokio::time::timeout_at(next, bell.heard(tenant, sequence)).await {
-                return Ok(ReadPoint { sequence: seen, seen_seconds: 0.0 });
+            if let Ok(seen) = tokio::time::timeout_at(next, bell.heard(incarnation, tenant, sequence)).await {
+                return Ok(ReadPoint { sequence: seen, incarnation, seen_seconds: 0.0 });
             }
             pause = (pause * 2).min(PAUSES.1);
         }
@@ -204,9 +208,11 @@ impl ReadModels {
 /// How far a projector has come for a tenant, at the moment of that transaction.
 pub(crate) async fn point(conn: &mut PgConnection, projector: &str, tenant: Uuid) -> Result<ReadPoint, sqlx::Error> {
     let row = sqlx::query(
-        "SELECT coalesce(s.sequence, 0),
+        "SELECT coalesce(s.sequence, 0), coalesce(c.incarnation, 1),
             extract(epoch FROM clock_timestamp() - coalesce(s.at, g.created_at))::float8
          FROM projection_generations g
+         LEFT JOIN projection_checkpoints c
+            ON c.projector = g.projector AND c.generation = g.generation AND c.slot = 0
          LEFT JOIN projection_sequences s
             ON s.projector = g.projector AND s.generation = g.generation AND s.tenant_id = $2
          WHERE g.projector = $1 AND g.status = 'active'",
@@ -216,7 +222,11 @@ pub(crate) async fn point(conn: &mut PgConnection, projector: &str, tenant: Uuid
     .fetch_optional(conn)
     .await?;
     match row {
-        Some(row) => Ok(ReadPoint { sequence: row.try_get(0)?, seen_seconds: row.try_get::<f64, _>(1)?.max(0.0) }),
-        None => Ok(ReadPoint { sequence: 0, seen_seconds: 0.0 }),
+        Some(row) => Ok(ReadPoint {
+            sequence: row.try_get(0)?,
+            incarnation: row.try_get(1)?,
+            seen_seconds: row.try_get::<f64, _>(2)?.max(0.0),
+        }),
+        None => Ok(ReadPoint { sequence: 0, incarnation: 1, seen_seconds: 0.0 }),
     }
 }

@@ -135,6 +135,10 @@ impl Projector for AuditEntries {
         1
     }
 
+    fn tables(&self) -> &'static [&'static str] {
+        &[AUDIT_ENTRIES, "event_type_counts"]
+    }
+
     fn interested(&self, _stream_type: &str) -> bool {
         true
     }

@@ -7,13 +7,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use eventstore::{EventStore, StoreError};
+use eventstore::{EventStore, Evidence, Incarnations, StoreError};
 use sqlx::PgPool;
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::adoption::{Adopted, adopt};
 use crate::bells::Bells;
 use crate::checkpoint::{Checkpoints, Fence, Slots, Step, prepare};
 use crate::feed::log::{LogReader, Slotted, size};
@@ -69,6 +70,8 @@ enum Failure {
     Fenced,
     #[error("the slots of this process have changed")]
     Reassigned,
+    #[error("the log was restored")]
+    LogRestored,
     #[error("the rows are of revision {rows}, this binary makes revision {ours}: the read model must be rebuilt")]
     OtherRevision { rows: i32, ours: i32 },
     #[error(transparent)]
@@ -89,6 +92,8 @@ pub(crate) struct Runner {
     status: watch::Sender<ProjectorStatus>,
     stop: CancellationToken,
     generation: i32,
+    /// The lives of the log, as the session knows them.
+    incarnations: Incarnations,
     checkpoints: Checkpoints,
     pending: Pending,
     /// How many events a batch may have; halved while a batch fails, to come to the one that does.
@@ -116,9 +121,10 @@ impl Runner {
         status: watch::Sender<ProjectorStatus>,
         stop: CancellationToken,
     ) -> Self {
-        let checkpoints = Checkpoints::new(projector.name(), 0);
-        let pending = Pending::default();
-        Self { projector, shared, status, stop, generation: 0, checkpoints, pending, limit: BATCH, counted: 0 }
+        let (incarnations, pending) = (Incarnations::default(), Pending::default());
+        let checkpoints = Checkpoints::new(projector.name(), 0, incarnations.newest().id);
+        let (generation, limit, counted) = (0, BATCH, 0);
+        Self { projector, shared, status, stop, generation, incarnations, checkpoints, pending, limit, counted }
     }
 
     /// Runs until it is stopped; a projector that is paused waits for that too.
@@ -135,7 +141,7 @@ impl Runner {
                 pause = PAUSES.0;
             }
             match failure {
-                Failure::Fenced | Failure::Reassigned => {
+                Failure::Fenced | Failure::Reassigned | Failure::LogRestored => {
                     tracing::info!(projector = name, "{failure}; going on from what is stored");
                     continue;
                 }
@@ -189,14 +195,34 @@ impl Runner {
     }
 
     async fn begin(&mut self, slots: Slots) -> Result<(), Failure> {
+        // A connection may have been lost because the log was restored: then this process knows from here on.
+        self.shared.store.look().await?;
+        let tail = self.shared.store.tail();
+        (self.incarnations, self.pending) = (tail.incarnations(), Pending::default());
+        let end = tail.position();
         let mut conn = self.shared.pool.acquire().await?;
         let (generation, revision) = prepare(self.projector.name(), self.projector.revision(), &mut conn).await?;
         if revision != self.projector.revision() {
             return Err(Failure::OtherRevision { rows: revision, ours: self.projector.revision() });
         }
         self.generation = generation;
-        self.pending = Pending::default();
-        self.checkpoints = Checkpoints::new(self.projector.name(), generation);
+        match adopt(&*self.projector, generation, &self.incarnations, end, &mut conn).await? {
+            Adopted::Kept => {}
+            Adopted::Dropped => {
+                let incarnation = self.incarnations.newest().id;
+                tracing::warn!(
+                    projector = self.projector.name(),
+                    incarnation,
+                    "rows of a lost end of the log: made anew"
+                );
+            }
+            Adopted::Beyond(place) => {
+                drop(conn);
+                self.shared.store.settle(&[Evidence::Seen { by: "a read model", place }]).await?;
+                return Err(Failure::LogRestored);
+            }
+        }
+        self.checkpoints = Checkpoints::new(self.projector.name(), generation, self.incarnations.newest().id);
         self.checkpoints.slots = slots;
         self.checkpoints.load(&mut conn).await?;
         self.counted = self.checkpoints.low();
@@ -210,6 +236,7 @@ impl Runner {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return self.settle().await,
+                _ = tail.incarnation_past(self.incarnations.newest().id) => return Err(Failure::LogRestored),
                 () = at(due) => self.flush().await?,
                 _ = tail.past(self.checkpoints.low()) => self.catch_up(0).await?,
             }
@@ -251,13 +278,14 @@ impl Runner {
         slots: &mut watch::Receiver<Slots>,
     ) -> Result<(), Failure> {
         use broadcast::error::{RecvError, TryRecvError};
-        let stop = self.stop.clone();
+        let (stop, tail) = (self.stop.clone(), self.shared.store.tail().clone());
         let mut heard_at = Instant::now();
         loop {
             let due = self.pending.due();
             let received = tokio::select! {
                 biased;
                 () = stop.cancelled() => return self.settle().await,
+                _ = tail.incarnation_past(self.incarnations.newest().id) => return Err(Failure::LogRestored),
                 changed = slots.changed() => {
                     self.flush().await?;
                     match changed {
@@ -298,9 +326,10 @@ impl Runner {
     }
 
     async fn hear(&mut self, delivery: &Delivery) -> Result<(), Failure> {
-        for message in delivery.iter() {
+        let incarnations = self.incarnations.clone();
+        for message in delivery.iter().filter(|message| message.counts(&incarnations)) {
             match message {
-                Message::Event { slot, position, previous, event } => {
+                Message::Event { slot, position, previous, event, .. } => {
                     match (self.checkpoints.step(*slot, *position, *previous), event) {
                         (Step::Drop, _) => {}
                         (Step::Apply, Some(event)) => self.take(event.clone()),
@@ -309,7 +338,7 @@ impl Runner {
                         (Step::Apply, None) | (Step::CatchUp, _) => self.catch_up(*position).await?,
                     }
                 }
-                Message::Beat { lasts, covered } => {
+                Message::Beat { lasts, covered, .. } => {
                     let lost = |(slot, last): &(u8, i64)| self.checkpoints.step(*slot, *last, 0) != Step::Drop;
                     if lasts.iter().any(lost) {
                         self.catch_up(*covered).await?;
@@ -330,7 +359,11 @@ impl Runner {
     async fn catch_up(&mut self, least: i64) -> Result<(), Failure> {
         let mut at = self.checkpoints.low();
         while !self.stop.is_cancelled() {
-            let end = self.shared.store.tail().position().max(least);
+            let tail = self.shared.store.tail();
+            if tail.incarnation() != self.incarnations.newest().id {
+                return Err(Failure::LogRestored);
+            }
+            let end = tail.position().max(least);
             if at >= end {
                 break;
             }
@@ -408,7 +441,7 @@ impl Runner {
         tx.commit().await?;
 
         self.checkpoints.committed(&moves);
-        self.shared.bells.ring(self.projector.name(), sequences);
+        self.shared.bells.ring(self.projector.name(), self.incarnations.newest().id, sequences);
         let name = self.projector.name();
         metrics::counter!("annals_projector_events_total", "projector" => name).increment(batch.len() as u64);
         metrics::histogram!("annals_projector_batch_events", "projector" => name).record(batch.len() as f64);
@@ -457,9 +490,7 @@ impl Failure {
         match self {
             Self::OtherRevision { .. } | Self::Log(StoreError::Decode(_)) => true,
             Self::Project(error) => error.is_deterministic(),
-            Self::Fenced
-            | Self::Reassigned
-            | Self::Log(StoreError::Database(_) | StoreError::NotSeen { .. } | StoreError::LeaseLost) => false,
+            Self::Fenced | Self::Reassigned | Self::LogRestored | Self::Log(_) => false,
         }
     }
 }

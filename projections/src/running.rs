@@ -152,11 +152,16 @@ impl Projections {
     }
 
     fn note_end(&self) {
+        let (now, end) = (Instant::now(), self.store.tail().position());
         let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        // Where the log went back it has never been further.
+        while ends.back().is_some_and(|(_, last)| *last > end) {
+            ends.pop_back();
+        }
         if ends.len() >= ENDS {
             ends.pop_front();
         }
-        ends.push_back((Instant::now(), self.store.tail().position()));
+        ends.push_back((now, end));
     }
 
     async fn measure(self, stop: CancellationToken) {

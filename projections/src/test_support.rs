@@ -55,8 +55,13 @@ impl House {
         let (base, _) = server.url.rsplit_once('/').unwrap();
         let dsn = WriteDsn { url: format!("{base}/{name}"), ..server.clone() };
         migrate::run(&dsn, &dsn).await.unwrap();
-        let config =
-            StoreConfig { dsn: dsn.clone(), roles: "test".to_owned(), poll: Duration::from_millis(5), readers: 4 };
+        let config = StoreConfig {
+            dsn: dsn.clone(),
+            roles: "test".to_owned(),
+            poll: Duration::from_millis(5),
+            readers: 4,
+            high_water: None,
+        };
         let store = EventStore::connect(config).await.unwrap();
         let reads = ReadModels::connect(&dsn, 4).unwrap();
         Some(Self { dsn, store, reads, stop: CancellationToken::new(), name, server })
@@ -92,7 +97,7 @@ impl House {
 
     /// Waits until a projector has seen that sequence.
     pub(crate) async fn seen(&self, projector: &str, tenant: Uuid, sequence: i64) {
-        self.reads.wait(projector, tenant, sequence, Duration::from_secs(30)).await.unwrap();
+        self.reads.wait(projector, tenant, 1, sequence, Duration::from_secs(30)).await.unwrap();
     }
 
     /// Has one projector take these events, one batch after the other, without a log, and says that it has seen them.

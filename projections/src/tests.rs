@@ -352,7 +352,7 @@ async fn an_event_of_a_newer_binary_pauses_who_reads_it_after_all_that_came_befo
     for running in ["commerce_customers", AUDIT_ENTRIES] {
         house.seen(running, tenant, last).await;
     }
-    let behind = house.reads.wait("commerce_orders", tenant, last, Duration::from_millis(50)).await;
+    let behind = house.reads.wait("commerce_orders", tenant, 1, last, Duration::from_millis(50)).await;
     let Err(ReadError::Behind(behind)) = behind else { panic!("{behind:?}") };
     assert_eq!(behind.point.sequence, before);
     assert!(behind.point.age_seconds(last) > 0.0 && behind.point.age_seconds(before) == 0.0);

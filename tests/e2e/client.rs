@@ -93,8 +93,7 @@ impl Call {
 
     /// Reads what that write has changed.
     pub(crate) fn after(self, write: &Answer) -> Self {
-        let sequence = write.sequence().to_string();
-        self.header("annals-min-sequence", sequence)
+        self.header("annals-min-sequence", write.header("annals-sequence"))
     }
 
     pub(crate) async fn send(self) -> Answer {
@@ -164,7 +163,8 @@ impl Answer {
 
     /// The sequence of a write.
     pub(crate) fn sequence(&self) -> i64 {
-        self.header("annals-sequence").parse().unwrap()
+        let token = self.header("annals-sequence");
+        token.split('@').next().unwrap().parse().unwrap()
     }
 
     pub(crate) fn id(&self) -> &str {

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
-use commands::vault::RootKey;
+use commands::vault::{HighWaterFile, RootKey};
 use commands::{Executor, Vault, VaultConfig};
 use domain::{TenantId, TypedId};
-use eventstore::{Credentials, EventFilter, EventStore, Role, StoreConfig, WriteDsn};
+use eventstore::{Credentials, EventFilter, EventStore, HighWater, Role, StoreConfig, WriteDsn};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
@@ -80,7 +80,7 @@ fn credentials() -> Credentials {
 /// Another handle on a log, as another process would have it.
 pub(crate) async fn connect(dsn: &WriteDsn) -> EventStore {
     let poll = Duration::from_millis(5);
-    let config = StoreConfig { dsn: dsn.clone(), roles: "tests".into(), poll, readers: 8 };
+    let config = StoreConfig { dsn: dsn.clone(), roles: "tests".into(), poll, readers: 8, high_water: None };
     EventStore::connect(config).await.unwrap()
 }
 
@@ -159,6 +159,22 @@ impl Lodging {
 
     pub(crate) fn address(&self) -> String {
         format!("http://{}", self.listen)
+    }
+
+    /// The name of its database.
+    pub(crate) fn database(&self) -> &str {
+        &self.database
+    }
+
+    /// Where its keys are, and their copy.
+    pub(crate) fn key_dirs(&self) -> [PathBuf; 2] {
+        [self.folder.path().join("keys"), self.folder.path().join("keys-copy")]
+    }
+
+    /// The mark beside its keys.
+    pub(crate) fn high_water(&self) -> Option<HighWater> {
+        let [keys, copy] = self.key_dirs();
+        HighWaterFile::open(&keys, &copy).unwrap().read().unwrap()
     }
 
     pub(crate) fn free_address(&self) -> String {
@@ -364,8 +380,13 @@ impl Tenant {
     }
 }
 
+/// The server's own database, which nobody lives in.
+pub(crate) fn server() -> WriteDsn {
+    WriteDsn { url: setting("ANNALS_DATABASE_URL"), credentials: credentials() }
+}
+
 /// A migrated database.
-async fn create_database(url: &str, name: &str) -> WriteDsn {
+pub(crate) async fn create_database(url: &str, name: &str) -> WriteDsn {
     let admin = WriteDsn { url: url.to_owned(), credentials: credentials() };
     let mut conn = PgConnection::connect_with(&admin.options(Role::Owner).unwrap()).await.unwrap();
     sqlx::query(AssertSqlSafe(format!("CREATE DATABASE {name}"))).execute(&mut conn).await.unwrap();
@@ -377,8 +398,7 @@ async fn create_database(url: &str, name: &str) -> WriteDsn {
 
 /// Takes a database away, as soon as the last connection to it is closed.
 pub(crate) async fn drop_database(name: &str) {
-    let admin = WriteDsn { url: setting("ANNALS_DATABASE_URL"), credentials: credentials() };
-    let mut conn = PgConnection::connect_with(&admin.options(Role::Owner).unwrap()).await.unwrap();
+    let mut conn = PgConnection::connect_with(&server().options(Role::Owner).unwrap()).await.unwrap();
     let drop = format!("DROP DATABASE IF EXISTS {name}");
     for _ in 0..100 {
         match sqlx::query(AssertSqlSafe(drop.clone())).execute(&mut conn).await {

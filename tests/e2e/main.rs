@@ -8,6 +8,7 @@ mod agents;
 mod analytics;
 mod architecture;
 mod audit;
+mod backup;
 mod bad_input;
 mod billing;
 mod canaries;
@@ -19,6 +20,7 @@ mod egress;
 mod hosts;
 mod house;
 mod idempotency;
+mod incarnations;
 mod lodging;
 mod log;
 mod notes;
@@ -60,6 +62,7 @@ fn main() -> ExitCode {
         architecture::tests(),
         processes::tests(),
         hosts::tests(),
+        incarnations::tests(),
         egress::tests(),
         log::tests(),
         cqrs::tests(),

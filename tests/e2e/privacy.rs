@@ -23,7 +23,12 @@ tests![
 /// Files, approves and waits for the end of an erasure.
 pub(crate) async fn erase(tenant: &Tenant, customer: &str) -> Answer {
     let body = json!({"customer": customer, "kind": "erasure", "reason": "asked by phone"});
-    let filed = tenant.post("/privacy/requests", &body).expect(202).await;
+    carry_out(tenant, &body).await
+}
+
+/// Asks for an erasure, approves it and waits for its end.
+pub(crate) async fn carry_out(tenant: &Tenant, request: &Value) -> Answer {
+    let filed = tenant.post("/privacy/requests", request).expect(202).await;
     let path = format!("/privacy/requests/{}", filed.id());
     tenant.approver.post(&format!("{path}/approve"), &json!({})).expect(200).await;
     tenant.until(&path, |request| request["status"] == "complete").await

@@ -5,16 +5,17 @@ use std::collections::HashMap;
 use axum::http::Method;
 use domain::names::{self, AUDIT_READ};
 use domain::{AnyId, TypedId};
-use eventstore::{EventFilter, RecordedEvent};
+use eventstore::{EventFilter, RecordedEvent, Token};
 use projections::rows::AUDIT_ENTRIES;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::call::{Call, number_place};
+use crate::call::Call;
+use crate::extract::headers::TOKEN;
 use crate::extract::ids::any_id_schema;
 use crate::operation::{Answer, Operation};
-use crate::problem::Problem;
+use crate::problem::{Problem, codes};
 use crate::resource::{time, to_json};
 use crate::schema;
 
@@ -102,9 +103,11 @@ pub(super) fn operations() -> Vec<Operation> {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct EventsQuery {
-    /// Only those after this sequence.
-    #[schemars(range(min = 0))]
-    after: Option<i64>,
+    /// Only those after this sequence: bare, or as `Annals-Read-Sequence` gave it, which also tells where the log was
+    /// restored since.
+    #[serde(default)]
+    #[schemars(schema_with = "after_schema")]
+    after: Option<String>,
     /// Only this type: `order.placed`.
     #[serde(rename = "type", default)]
     #[schemars(schema_with = "type_schema")]
@@ -115,6 +118,10 @@ struct EventsQuery {
     stream: Option<AnyId>,
 }
 
+fn after_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "anyOf": [{ "type": "integer", "minimum": 0 }, { "type": "string", "pattern": TOKEN }] })
+}
+
 fn type_schema(_: &mut SchemaGenerator) -> Schema {
     let names: Vec<&str> = domain::catalogue().iter().map(|kind| kind.name).collect();
     json_schema!({ "type": "string", "enum": names })
@@ -122,28 +129,49 @@ fn type_schema(_: &mut SchemaGenerator) -> Schema {
 
 async fn list(call: Call) -> Result<Answer, Problem> {
     let EventsQuery { after, event_type, stream } = call.query.clone().typed()?;
-    if after.is_some_and(|after| after < 0) {
-        return Err(Problem::field("?after", "must be a sequence, from 0 up"));
-    }
+    let after = after.map(|text| {
+        text.parse::<Token>().map_err(|_| Problem::field("?after", "must be a sequence, from 0 up, such as 12 or 12@3"))
+    });
+    let after = after.transpose()?;
     let known = |name: &String| domain::catalogue().iter().any(|kind| kind.name == *name);
     if event_type.as_ref().is_some_and(|name| !known(name)) {
         return Err(Problem::field("?type", "is no type of event; `GET /event-types` lists them"));
     }
-    let place = number_place(call.cursor().await?)?;
+    let place = token_place(call.cursor().await?)?;
     let head = call.head().await?;
+    // A bare number may come from an event, where sequences are plain; a cursor and a longer one say what they belong to.
+    if let Some(token) = place.or(after.filter(|after| after.incarnation > 1)) {
+        call.stands(token).await?;
+    }
     let kind = stream.as_ref().map(|id| match names::stream_type_of_prefix(id.prefix()) {
         Some(kind) => Ok(kind.name),
         None => Err(Problem::field("?stream", "must be the id of a resource, such as ord_…")),
     });
     let kind = kind.transpose()?;
     let filter = EventFilter { event_type, stream: stream.map(|id| id.uuid()) };
-    let begin = place.or(after).unwrap_or(0);
+    let begin = place.or(after).map_or(0, |token| token.number);
     let (events, stands) = search(&call, begin, head, &filter, kind).await?;
     let more = stands < head;
-    let next = if more { Some(call.next_cursor(&stands.to_be_bytes()).await?) } else { None };
+    let next = if more { Some(next_cursor(&call, stands).await?) } else { None };
     let data: Vec<Value> = events.iter().map(shown_event).collect();
     let body = json!({ "object": "list", "data": data, "has_more": more, "next_cursor": next });
     Ok(Answer::new(body).has_seen(head, 0.0))
+}
+
+/// A cursor that goes on after a sequence, and says in which life of the log: in another one it would pass events over.
+async fn next_cursor(call: &Call, sequence: i64) -> Result<String, Problem> {
+    let Token { number, incarnation } = call.state.executor.store().token(call.tenant().uuid(), sequence).await?;
+    call.next_cursor(&[number.to_be_bytes(), incarnation.to_be_bytes()].concat()).await
+}
+
+/// The token in such a cursor.
+fn token_place(place: Option<Vec<u8>>) -> Result<Option<Token>, Problem> {
+    let read = |bytes: Vec<u8>| {
+        let number = |bytes: &[u8]| bytes.try_into().ok().map(i64::from_be_bytes);
+        let (sequence, incarnation) = bytes.split_at_checked(8)?;
+        Some(Token { number: number(sequence)?, incarnation: number(incarnation)? })
+    };
+    place.map(|bytes| read(bytes).ok_or_else(|| Problem::of(codes::INVALID_CURSOR))).transpose()
 }
 
 /// At most a page of events after `begin`, of streams of that type if one is named, and the sequence up to which was

@@ -56,7 +56,8 @@ impl Principal {
 #[derive(Clone)]
 pub struct ApiKeys {
     store: EventStore,
-    known: Cache<Uuid, Option<Known>>,
+    /// By the incarnation of the log that they were read in: a restored log may not have them.
+    known: Cache<(i64, Uuid), Option<Known>>,
 }
 
 /// A key, and whether its tenant was made for tests, which never changes.
@@ -73,7 +74,8 @@ impl ApiKeys {
         let text = credential(headers)?;
         let invalid = || challenge(Problem::of(codes::INVALID_API_KEY));
         let parsed = ParsedApiKey::parse(text).map_err(|_| invalid())?;
-        let record = match self.known.get(&parsed.id) {
+        let place = (self.store.tail().incarnation(), parsed.id);
+        let record = match self.known.get(&place) {
             Some(record) => record,
             None => {
                 let record = match self.store.api_key(parsed.id).await? {
@@ -83,7 +85,7 @@ impl ApiKeys {
                     }
                     None => None,
                 };
-                self.known.insert(parsed.id, record.clone());
+                self.known.insert(place, record.clone());
                 record
             }
         };

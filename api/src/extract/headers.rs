@@ -1,6 +1,7 @@
 //! The headers that operations understand. One that can't be understood is refused, never ignored.
 
 use axum::http::HeaderMap;
+use eventstore::Token;
 
 use crate::problem::{Problem, codes};
 
@@ -8,6 +9,8 @@ use crate::problem::{Problem, codes};
 pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// Waits until a read has seen that sequence.
 pub const MIN_SEQUENCE: &str = "annals-min-sequence";
+/// How a sequence looks as callers hold it: bare in the first incarnation of the log, else with the incarnation.
+pub const TOKEN: &str = "^[0-9]{1,18}(@[0-9]{1,9})?$";
 /// The tenant's sequence of a write.
 pub const SEQUENCE: &str = "annals-sequence";
 /// The sequence that a read has seen.
@@ -29,9 +32,9 @@ pub struct Headers {
     /// `Idempotency-Key`, without quotes.
     pub idempotency_key: Option<String>,
     /// `If-Match`: the version that the caller has seen.
-    pub if_match: Option<i64>,
+    pub if_match: Option<Token>,
     /// `Annals-Min-Sequence`.
-    pub min_sequence: Option<i64>,
+    pub min_sequence: Option<Token>,
     /// `Prefer: wait=N`: how many seconds the caller would wait for the end of what takes long.
     pub wait: Option<u64>,
 }
@@ -48,7 +51,7 @@ impl Headers {
             }
         };
         let key = one(IDEMPOTENCY_KEY).map_err(|_| Problem::of(codes::IDEMPOTENCY_KEY_INVALID))?;
-        let minimum = one(MIN_SEQUENCE)?.map(|text| sequence(text).ok_or_else(|| unreadable(MIN_SEQUENCE)));
+        let minimum = one(MIN_SEQUENCE)?.map(|text| text.trim().parse().map_err(|_| unreadable(MIN_SEQUENCE)));
         Ok(Self {
             idempotency_key: key.map(idempotency_key).transpose()?,
             if_match: one("if-match")?.map(etag).transpose()?.flatten(),
@@ -74,14 +77,9 @@ fn wait(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
     Ok(None)
 }
 
-/// A number from 0 up.
-fn sequence(text: &str) -> Option<i64> {
-    text.trim().parse().ok().filter(|number| *number >= 0)
-}
-
 fn unreadable(name: &str) -> Problem {
     let form = match name {
-        MIN_SEQUENCE => "once, a number that a write answered as `Annals-Sequence`",
+        MIN_SEQUENCE => "once, as a write answered it in `Annals-Sequence`",
         PREFER => "as wait=N, with a number of seconds",
         "if-match" => "once, the `ETag` that a GET answered, such as \"3\" with its quotes, or *",
         _ => "once, in printable ASCII",
@@ -101,12 +99,12 @@ fn idempotency_key(text: &str) -> Result<String, Problem> {
 }
 
 /// A strong entity tag of ours; `*` is no condition, for what does not exist is 404 anyway.
-fn etag(text: &str) -> Result<Option<i64>, Problem> {
+fn etag(text: &str) -> Result<Option<Token>, Problem> {
     if text.trim() == "*" {
         return Ok(None);
     }
     let digits = text.trim().strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
-    digits.and_then(sequence).map(Some).ok_or_else(|| unreadable("if-match"))
+    digits.and_then(|text| text.parse().ok()).map(Some).ok_or_else(|| unreadable("if-match"))
 }
 
 #[cfg(test)]
@@ -131,9 +129,11 @@ mod tests {
 
     #[test]
     fn a_condition_is_one_strong_tag() {
-        assert_eq!(read("if-match", "\"3\"").unwrap().if_match, Some(3));
+        let of = |number, incarnation| Some(Token { number, incarnation });
+        assert_eq!(read("if-match", "\"3\"").unwrap().if_match, of(3, 1));
+        assert_eq!(read("if-match", "\"3@2\"").unwrap().if_match, of(3, 2));
         assert_eq!(read("if-match", "*").unwrap().if_match, None);
-        for bad in ["3", "W/\"3\"", "\"x\"", "\"1\", \"2\"", "\"-1\""] {
+        for bad in ["3", "W/\"3\"", "\"x\"", "\"1\", \"2\"", "\"-1\"", "\"3@1\"", "\"3\"@2"] {
             assert_eq!(read("if-match", bad), Err("bad-request"), "{bad}");
         }
     }
@@ -151,9 +151,11 @@ mod tests {
     }
 
     #[test]
-    fn a_sequence_is_a_number_from_0_up() {
-        assert_eq!(read(MIN_SEQUENCE, "12").unwrap().min_sequence, Some(12));
-        for bad in ["-1", "x", "1.5", "99999999999999999999"] {
+    fn a_sequence_is_a_number_from_0_up_and_may_name_its_incarnation() {
+        let of = |number, incarnation| Some(Token { number, incarnation });
+        assert_eq!(read(MIN_SEQUENCE, "12").unwrap().min_sequence, of(12, 1));
+        assert_eq!(read(MIN_SEQUENCE, " 12@3 ").unwrap().min_sequence, of(12, 3));
+        for bad in ["-1", "x", "1.5", "99999999999999999999", "12@", "12@0", "@2"] {
             assert_eq!(read(MIN_SEQUENCE, bad), Err("bad-request"), "{bad}");
         }
     }

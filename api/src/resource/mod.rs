@@ -144,6 +144,7 @@ pub fn refusal<A: Resource>(call: &Call, error: ExecuteError<A::Error>) -> Probl
             Problem::new(codes::VERSION_CONFLICT, detail).with("version", actual)
         }
         ExecuteError::VersionConflict { .. } | ExecuteError::Unavailable => Problem::unavailable(),
+        ExecuteError::LogRestored { survived } => Problem::log_restored(survived),
         ExecuteError::NameTaken { kind, holder } => name_taken(&kind, AnyId::new(A::STREAM.prefix, holder)),
         ExecuteError::KeyReused => Problem::of(codes::IDEMPOTENCY_KEY_REUSED),
         ExecuteError::KeyInProgress => Problem::of(codes::IDEMPOTENCY_IN_PROGRESS).retry_after(1),
@@ -298,9 +299,8 @@ pub fn receipt_of<A: Resource>(made: &Receipt<A>) -> Result<Answer, Problem> {
 
 /// The answer to a command.
 fn receipt<A: Resource>(receipt: &Receipt<A>) -> Result<Answer, Problem> {
-    let answer = Answer::new(shown_state::<A>(receipt.id, &receipt.loaded)?)
-        .tagged(receipt.loaded.version)
-        .wrote(receipt.sequence);
+    let answer =
+        Answer::new(shown_state::<A>(receipt.id, &receipt.loaded)?).tagged(&receipt.loaded).wrote(receipt.sequence);
     Ok(if receipt.replayed { answer.replayed(receipt.status) } else { answer })
 }
 

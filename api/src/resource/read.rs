@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::{FilterKind, Resource, document, shown, shown_state};
 use crate::audit::shown_event;
 use crate::call::{Call, number_place, page_of, uuid_place};
+use crate::extract::headers::TOKEN;
 use crate::extract::ids::Target;
 use crate::extract::query::Nothing;
 use crate::operation::Answer;
@@ -19,14 +20,19 @@ use crate::problem::Problem;
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct AsOf {
-    /// A sequence, or a time of RFC 3339, which means the highest sequence recorded by then.
+    /// A sequence, bare or as `Annals-Read-Sequence` gave it, or a time of RFC 3339, which means the highest sequence
+    /// recorded by then.
     #[serde(default)]
     #[schemars(schema_with = "as_of_schema")]
     as_of: Option<String>,
 }
 
 fn as_of_schema(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "anyOf": [{ "type": "integer", "minimum": 0 }, { "type": "string", "format": "date-time" }] })
+    json_schema!({ "anyOf": [
+        { "type": "integer", "minimum": 0 },
+        { "type": "string", "pattern": TOKEN },
+        { "type": "string", "format": "date-time" },
+    ] })
 }
 
 /// The newest version, never a stale one; or the one that stood at a moment.
@@ -46,7 +52,7 @@ pub(super) async fn get<A: Resource>(call: Call) -> Result<Answer, Problem> {
         return Err(Problem::not_found());
     }
     let seen = seen.max(loaded.sequence);
-    Ok(Answer::new(shown_state::<A>(id, &loaded)?).tagged(loaded.version).has_seen(seen, 0.0))
+    Ok(Answer::new(shown_state::<A>(id, &loaded)?).tagged(&loaded).has_seen(seen, 0.0))
 }
 
 /// A page of documents.

@@ -108,7 +108,7 @@ async fn get(call: Call) -> Result<Answer, Problem> {
 async fn answer(call: &Call, loaded: &Loaded<TestClock>) -> Result<Answer, Problem> {
     let mut shown = shown_state::<TestClock>(TestClock::id(call.tenant()), loaded)?;
     shown["now"] = time(call.state.executor.now(call.tenant()).await?).into();
-    Ok(Answer::new(shown).tagged(loaded.version))
+    Ok(Answer::new(shown).tagged(loaded))
 }
 
 async fn advance(call: Call) -> Result<Answer, Problem> {

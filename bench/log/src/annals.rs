@@ -38,7 +38,7 @@ pub struct Annals {
 impl Annals {
     pub async fn open(server: &Server, database: &str, through_executor: bool) -> Arc<Self> {
         let poll = Duration::from_millis(5);
-        let config = StoreConfig { dsn: server.dsn(database), roles: "bench".into(), poll, readers: 8 };
+        let config = StoreConfig { dsn: server.dsn(database), roles: "bench".into(), poll, readers: 8, high_water: None };
         let store = EventStore::connect(config).await.expect("a log");
         let keys = tempfile::Builder::new().prefix("annals-bench-").tempdir().expect("a folder");
         let vault = VaultConfig {

@@ -9,7 +9,6 @@ use eventstore::{Leadership, RecordedEvent};
 use super::visit::step;
 use super::{Host, HostError, PAUSE, actor};
 use crate::context::CommandContext;
-use crate::vault::HighWater;
 
 /// The task that one process leads, and its cursor.
 const TASK: &str = "processes";
@@ -19,8 +18,6 @@ const RANGE: i64 = 10_000;
 const PACE: Duration = Duration::from_millis(25);
 /// How often this process makes sure that it still leads, and its cursor is saved: a lost cursor means old news.
 const LEASE: Duration = Duration::from_secs(1);
-/// How often the log's end is noted beside the keys.
-const HIGH_WATER: Duration = Duration::from_secs(5);
 
 /// Hears for as long as this process leads, again and again until it is stopped.
 pub(super) async fn run(host: &Host) {
@@ -40,20 +37,23 @@ pub(super) async fn run(host: &Host) {
 }
 
 async fn lead(host: &Host, leadership: &mut Leadership) -> Result<(), HostError> {
-    let (executor, store, stop) = (&host.executor, host.executor.store(), &host.stop);
+    let (store, stop) = (host.executor.store(), &host.stop);
+    store.look().await?;
+    let incarnation = store.tail().incarnation();
     let mut heard = store.process_cursor(TASK).await?;
-    let (incarnation, _) = store.incarnation().await?;
     let (mut confirmed, mut saved) = (Instant::now(), heard);
-    let mut noted: Option<Instant> = None;
     while !stop.is_cancelled() {
         if confirmed.elapsed() > LEASE {
             // First what was heard, which is true whoever leads: a long past is got through whatever happens.
             if heard > saved {
-                store.save_process_cursor(TASK, heard).await?;
+                store.save_process_cursor(TASK, heard, incarnation).await?;
                 saved = heard;
             }
             leadership.confirm().await?;
             confirmed = Instant::now();
+        }
+        if store.tail().incarnation() != incarnation {
+            return Err(HostError::LogRestored);
         }
         if heard < store.tail().position() {
             match hear(host, heard).await {
@@ -63,10 +63,6 @@ async fn lead(host: &Host, leadership: &mut Leadership) -> Result<(), HostError>
                     stop.run_until_cancelled(tokio::time::sleep(PAUSE)).await;
                 }
             }
-        }
-        if noted.is_none_or(|at| at.elapsed() > HIGH_WATER) {
-            executor.vault().note_high_water(HighWater { incarnation, position: heard }).await?;
-            noted = Some(Instant::now());
         }
         if heard >= store.tail().position() {
             stop.run_until_cancelled(tokio::time::sleep(PACE)).await;

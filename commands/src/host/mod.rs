@@ -79,6 +79,9 @@ pub(crate) enum HostError {
     /// The key store does not answer.
     #[error(transparent)]
     Vault(#[from] VaultError),
+    /// What was heard may be lost: hearing begins again from the cursor that the log has.
+    #[error("the log was restored")]
+    LogRestored,
     /// A step could not be appended.
     #[error("stream {stream} could not go on: {why}")]
     Step {

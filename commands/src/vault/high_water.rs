@@ -7,6 +7,7 @@
 
 use std::path::{Path, PathBuf};
 
+use eventstore::{HighWater, HighWaterMark, MarkError};
 use sha2::{Digest, Sha256};
 
 use super::files::{self, KeyStoreError};
@@ -15,29 +16,18 @@ use super::keystore::Replica;
 const MAGIC: &[u8; 18] = b"annals high-water\x01";
 const FILE_BYTES: usize = MAGIC.len() + 8 + 8 + 32;
 
-/// A place in the log's lives; a later incarnation may stand at a lower position and is still the higher mark.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct HighWater {
-    /// The life of the log.
-    pub incarnation: i64,
-    /// The newest position in it.
-    pub position: i64,
+fn encode(mark: HighWater) -> Vec<u8> {
+    let mut bytes = MAGIC.to_vec();
+    bytes.extend_from_slice(&mark.incarnation.to_be_bytes());
+    bytes.extend_from_slice(&mark.position.to_be_bytes());
+    bytes.extend_from_slice(&Sha256::digest(&bytes));
+    bytes
 }
 
-impl HighWater {
-    fn encode(self) -> Vec<u8> {
-        let mut bytes = MAGIC.to_vec();
-        bytes.extend_from_slice(&self.incarnation.to_be_bytes());
-        bytes.extend_from_slice(&self.position.to_be_bytes());
-        bytes.extend_from_slice(&Sha256::digest(&bytes));
-        bytes
-    }
-
-    fn decode(bytes: &[u8]) -> Option<Self> {
-        let number = |at: usize| Some(i64::from_be_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
-        let mark = Self { incarnation: number(18)?, position: number(26)? };
-        (mark.encode() == bytes).then_some(mark)
-    }
+fn decode(bytes: &[u8]) -> Option<HighWater> {
+    let number = |at: usize| Some(i64::from_be_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
+    let mark = HighWater { incarnation: number(18)?, position: number(26)? };
+    (encode(mark) == bytes).then_some(mark)
 }
 
 /// The mark's two files. Every method blocks.
@@ -59,7 +49,7 @@ impl HighWaterFile {
 
     /// The higher of both copies, none where the mark was never set.
     pub fn read(&self) -> Result<Option<HighWater>, KeyStoreError> {
-        let read = |path: &Path| Replica::read(path, FILE_BYTES, |bytes| Ok(HighWater::decode(bytes)));
+        let read = |path: &Path| Replica::read(path, FILE_BYTES, |bytes| Ok(decode(bytes)));
         match (read(&self.paths[0])?, read(&self.paths[1])?) {
             (Replica::Whole(one), Replica::Whole(two)) => Ok(Some(one.max(two))),
             (Replica::Whole(one), _) | (_, Replica::Whole(one)) => Ok(Some(one)),
@@ -73,13 +63,24 @@ impl HighWaterFile {
     pub fn raise(&self, mark: HighWater) -> Result<HighWater, KeyStoreError> {
         let _lock = files::lock(&self.lock)?;
         let mark = self.read()?.map_or(mark, |found| found.max(mark));
-        let bytes = mark.encode();
+        let bytes = encode(mark);
         for path in &self.paths {
             if !matches!(files::read(path, FILE_BYTES), Ok(Some(found)) if found == bytes) {
                 files::replace(path, &bytes)?;
             }
         }
         Ok(mark)
+    }
+}
+
+impl HighWaterMark for HighWaterFile {
+    fn read(&self) -> Result<Option<HighWater>, MarkError> {
+        Ok(Self::read(self)?)
+    }
+
+    fn raise(&self, mark: HighWater) -> Result<(), MarkError> {
+        Self::raise(self, mark)?;
+        Ok(())
     }
 }
 
@@ -96,15 +97,15 @@ mod tests {
 
     #[test]
     fn the_bytes_of_the_mark() {
-        let bytes = at(2, 258).encode();
+        let bytes = encode(at(2, 258));
         let (head, digest) = bytes.split_at(34);
         assert_eq!(head, b"annals high-water\x01\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\x01\x02");
         assert_eq!(digest, Sha256::digest(head).as_slice());
-        assert_eq!(HighWater::decode(&bytes), Some(at(2, 258)));
+        assert_eq!(decode(&bytes), Some(at(2, 258)));
         for flipped in 0..bytes.len() {
             let mut bytes = bytes.clone();
             bytes[flipped] ^= 1;
-            assert_eq!(HighWater::decode(&bytes), None, "byte {flipped}");
+            assert_eq!(decode(&bytes), None, "byte {flipped}");
         }
     }
 
@@ -123,9 +124,9 @@ mod tests {
             assert_eq!(file.raise(at(2, 40)).unwrap(), at(2, 50));
             fs::remove_file(path).unwrap();
             assert_eq!(file.raise(at(2, 40)).unwrap(), at(2, 50));
-            assert_eq!(fs::read(path).unwrap(), at(2, 50).encode());
+            assert_eq!(fs::read(path).unwrap(), encode(at(2, 50)));
         }
-        fs::write(&file.paths[0], at(1, 7).encode()).unwrap();
+        fs::write(&file.paths[0], encode(at(1, 7))).unwrap();
         assert_eq!(file.read().unwrap(), Some(at(2, 50)), "an old copy does not count");
         for path in &file.paths {
             fs::write(path, b"damaged").unwrap();

@@ -49,6 +49,8 @@ pub(super) struct Resolved {
 enum Found<'a> {
     Key(&'a [u8; 32]),
     Erased,
+    /// The ring is there, and the key was taken out of it.
+    Destroyed,
     Missing,
 }
 
@@ -57,6 +59,8 @@ enum Found<'a> {
 pub(super) struct MissingKey {
     pub subject: Uuid,
     pub class: RetentionClass,
+    /// Whether it was destroyed, as an erasure does, rather than lost with its ring.
+    pub destroyed: bool,
 }
 
 impl Keys {
@@ -174,20 +178,24 @@ impl Resolved {
         match self.subject(subject) {
             Subject::Erased => Found::Erased,
             Subject::Slot { ring, slot, .. } => {
-                let key = self.rings.get(&ring).and_then(|ring| ring.key(slot, class));
-                key.map_or(Found::Missing, Found::Key)
+                let ring = self.rings.get(&ring).map(|ring| ring.key(slot, class));
+                ring.map_or(Found::Missing, |key| key.map_or(Found::Destroyed, Found::Key))
             }
             Subject::Unnamed => Found::Missing,
         }
     }
 
-    /// The first of these keys that should be there and is not.
-    pub(super) fn missing(&self, mut needed: impl Iterator<Item = (Uuid, RetentionClass)>) -> Option<MissingKey> {
-        let missing = needed.find(|(subject, class)| matches!(self.key(*subject, *class), Found::Missing))?;
-        Some(MissingKey { subject: missing.0, class: missing.1 })
+    /// One of these keys that should be there and is not, a lost one before one that was destroyed.
+    pub(super) fn missing(&self, needed: impl Iterator<Item = (Uuid, RetentionClass)>) -> Option<MissingKey> {
+        let missing = needed.filter_map(|(subject, class)| match self.key(subject, class) {
+            Found::Key(_) | Found::Erased => None,
+            Found::Destroyed => Some(MissingKey { subject, class, destroyed: true }),
+            Found::Missing => Some(MissingKey { subject, class, destroyed: false }),
+        });
+        missing.min_by_key(|missing| missing.destroyed)
     }
 
-    /// Seals the open values of a payload. No key may be missing.
+    /// Seals the open values of a payload. No key may be lost.
     pub(super) fn seal(
         &self,
         tenant: Uuid,
@@ -202,13 +210,13 @@ impl Resolved {
                     let nonce = nonce().map_err(KeyStoreError::from)?;
                     Ok(seal::seal(key, place.class, at, nonce, place.json)?)
                 }
-                Found::Erased => Err(VaultError::SubjectErased(place.subject)),
+                Found::Erased | Found::Destroyed => Err(VaultError::SubjectErased(place.subject)),
                 Found::Missing => Err(VaultError::KeyMissing { subject: place.subject, class: place.class }),
             }
         })
     }
 
-    /// Puts what each envelope holds in its place, or null where its person was erased. No key may be missing.
+    /// Puts what each envelope holds in its place, or null where its person was erased. No key may be lost.
     pub(super) fn open(&self, tenant: Uuid, places: Vec<(&mut Value, Envelope)>) -> Result<(), VaultError> {
         for (place, envelope) in places {
             let (subject, class) = (envelope.address().subject, envelope.class());
@@ -218,7 +226,7 @@ impl Resolved {
                     // Without its source, which might quote the value.
                     serde_json::from_slice(&json).map_err(|_| SealError::Malformed)?
                 }
-                Found::Erased => Value::Null,
+                Found::Erased | Found::Destroyed => Value::Null,
                 Found::Missing => return Err(VaultError::KeyMissing { subject, class }),
             };
         }

@@ -150,35 +150,44 @@ async fn a_slot_is_pending_until_it_is_confirmed() {
 }
 
 #[tokio::test]
-async fn a_key_that_is_gone_without_a_tombstone_is_missing_not_null() {
+async fn a_key_that_is_lost_without_a_tombstone_is_missing_and_one_that_was_destroyed_stays_so() {
     let dirs = Dirs::new();
     let keys = process(&dirs);
     let (ada, stranger) = (person(1), person(2));
     let slot = keys.allot(TENANT, ada, keys.caches.life(0)).await.unwrap();
     let payload = json!({ "name": Personal::<_, Profile>::open(ada, "Ada") }).to_string();
+    let places = walk::open_places(&payload).unwrap();
     let resolved = resolve(&keys, &[ada], &HashMap::new()).await;
-    let text = resolved.seal(TENANT, EVENT, &payload, &walk::open_places(&payload).unwrap()).unwrap();
+    let text = resolved.seal(TENANT, EVENT, &payload, &places).unwrap();
+    let missing = |subject, class, destroyed| Some(MissingKey { subject, class, destroyed });
     assert_eq!(resolved.missing([(ada, Class::Profile)].into_iter()), None);
     assert_eq!(
         resolved.missing([(ada, Class::Profile), (stranger, Class::Billing)].into_iter()),
-        Some(MissingKey { subject: stranger, class: Class::Billing })
+        missing(stranger, Class::Billing, false)
     );
 
     let Subject::Slot { ring, slot: number, .. } = slot else { unreachable!("it was allotted") };
     keys.blocking(move |files| files.destroy(TENANT, ring, number, &[Class::Profile])).await.unwrap();
     let rows = HashMap::from([(ada, row(slot))]);
-    let missing = Some(MissingKey { subject: ada, class: Class::Profile });
-    // One key of a ring, then the whole ring.
-    for _ in 0..2 {
-        let resolved = resolve(&process(&dirs), &[ada], &rows).await;
-        assert_eq!(resolved.missing([(ada, Class::Profile)].into_iter()), missing);
-        let mut value: Value = serde_json::from_str(&text).unwrap();
-        assert!(
-            matches!(open_value(&resolved, &mut value), Err(VaultError::KeyMissing { subject, .. }) if subject == ada)
-        );
-        for dir in ["one", "two"] {
-            let ring = dirs.path(dir).join("rings").join(TENANT.to_string()).join(format!("{ring}.ring"));
-            let _ = std::fs::remove_file(ring);
-        }
+    let resolved = resolve(&process(&dirs), &[ada], &rows).await;
+    assert_eq!(resolved.missing([(ada, Class::Profile)].into_iter()), missing(ada, Class::Profile, true));
+    assert_eq!(
+        resolved.missing([(ada, Class::Profile), (stranger, Class::Billing)].into_iter()),
+        missing(stranger, Class::Billing, false),
+        "what is lost is told first"
+    );
+    let mut value: Value = serde_json::from_str(&text).unwrap();
+    open_value(&resolved, &mut value).unwrap();
+    assert_eq!(value, json!({ "name": null }));
+    let refused = resolved.seal(TENANT, EVENT, &payload, &places);
+    assert!(matches!(refused, Err(VaultError::SubjectErased(subject)) if subject == ada));
+
+    for dir in ["one", "two"] {
+        let ring = dirs.path(dir).join("rings").join(TENANT.to_string()).join(format!("{ring}.ring"));
+        std::fs::remove_file(ring).unwrap();
     }
+    let resolved = resolve(&process(&dirs), &[ada], &rows).await;
+    assert_eq!(resolved.missing([(ada, Class::Profile)].into_iter()), missing(ada, Class::Profile, false));
+    let mut value: Value = serde_json::from_str(&text).unwrap();
+    assert!(matches!(open_value(&resolved, &mut value), Err(VaultError::KeyMissing { subject, .. }) if subject == ada));
 }

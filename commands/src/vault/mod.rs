@@ -21,6 +21,7 @@ mod walk;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use aws_lc_rs::hmac;
 use domain::RetentionClass;
@@ -30,7 +31,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 pub use files::KeyStoreError;
-pub use high_water::{HighWater, HighWaterFile};
+pub use high_water::HighWaterFile;
 pub use root::{RootKey, RootKeyError};
 pub use seal::SealError;
 pub use walk::WalkError;
@@ -41,6 +42,8 @@ use keystore::KeyStore;
 
 /// Tenants whose key is remembered, under 1 KB each.
 const TENANT_KEYS: u64 = 16_384;
+/// How long nothing more is told of the missing keys of one person.
+const ALARMED: Duration = Duration::from_secs(3_600);
 /// How often a call begins anew because an epoch rose under it: erasures come one by one, calls take milliseconds.
 const ATTEMPTS: usize = 8;
 
@@ -115,9 +118,10 @@ pub struct Vault(Arc<Inner>);
 
 struct Inner {
     keys: Keys,
-    high_water: HighWaterFile,
     store: EventStore,
     tenant_keys: Cache<Uuid, Arc<hmac::Key>>,
+    /// Whose missing keys were told of lately: each read would tell of them again.
+    alarmed: Cache<Uuid, ()>,
 }
 
 impl std::fmt::Debug for Vault {
@@ -129,10 +133,10 @@ impl std::fmt::Debug for Vault {
 impl Vault {
     /// Opens the key store, making it where it is not. Blocks; call it while starting.
     pub fn open(config: VaultConfig, store: EventStore) -> Result<Self, VaultError> {
-        let high_water = HighWaterFile::open(&config.dir, &config.copy_dir)?;
         let files = Arc::new(KeyStore::open(config.root_key, config.dir, config.copy_dir)?);
         let keys = Keys::new(files, store.epoch());
-        Ok(Self(Arc::new(Inner { keys, high_water, store, tenant_keys: Cache::new(TENANT_KEYS) })))
+        let alarmed = Cache::builder().max_capacity(TENANT_KEYS).time_to_live(ALARMED).build();
+        Ok(Self(Arc::new(Inner { keys, store, tenant_keys: Cache::new(TENANT_KEYS), alarmed })))
     }
 
     /// Seals every `{"$open": …}` of an event's payload to the path where it stands. A payload without any is returned
@@ -157,8 +161,9 @@ impl Vault {
             if self.life()? != life {
                 continue;
             }
-            if let Some(missing) = resolved.missing(places.iter().map(|place| (place.subject, place.class))) {
-                self.explain(tenant, missing, life).await?;
+            if let Some(missing) = resolved.missing(places.iter().map(|place| (place.subject, place.class)))
+                && self.explain(tenant, missing, life).await?
+            {
                 continue;
             }
             let payload = resolved.seal(tenant, event_id, &payload, &places)?;
@@ -167,7 +172,7 @@ impl Vault {
         Err(VaultError::LeaseLost)
     }
 
-    /// Opens every `{"$sealed": …}` of a JSON value in its place; null where the person was erased. On an error some
+    /// Opens every `{"$sealed": …}` of a JSON value in its place; null where the person was erased, or the key destroyed. On an error some
     /// places may be open already: the value must not be shown.
     pub async fn open_value(&self, tenant: Uuid, value: &mut Value) -> Result<(), VaultError> {
         let mut places = Vec::new();
@@ -195,8 +200,9 @@ impl Vault {
                 continue;
             }
             let needed = places.iter().map(|(_, envelope)| (envelope.address().subject, envelope.class()));
-            if let Some(missing) = resolved.missing(needed) {
-                self.explain(tenant, missing, life).await?;
+            if let Some(missing) = resolved.missing(needed)
+                && self.explain(tenant, missing, life).await?
+            {
                 continue;
             }
             resolved.open(tenant, places)?;
@@ -280,12 +286,6 @@ impl Vault {
         self.0.keys.caches.forget();
     }
 
-    /// Notes beside the keys how far the log has come; the mark never falls.
-    pub async fn note_high_water(&self, mark: HighWater) -> Result<(), VaultError> {
-        let file = self.0.high_water.clone();
-        self.0.keys.blocking(move |_| file.raise(mark).map(|_| ())).await
-    }
-
     /// The life of the caches, or an error where nothing may be sealed or opened.
     fn life(&self) -> Result<u64, VaultError> {
         let life = self.0.keys.caches.life(self.0.store.epoch());
@@ -314,17 +314,23 @@ impl Vault {
         found.collect()
     }
 
-    /// A key is missing: fine where the log, asked anew, has a tombstone; else an alarm.
-    async fn explain(&self, tenant: Uuid, missing: MissingKey, life: u64) -> Result<(), VaultError> {
-        let MissingKey { subject, class } = missing;
+    /// A key is missing: fine where the log, asked anew, has a tombstone, which is then known; else an alarm. One that was
+    /// destroyed stays so: the log may have been restored to before the erasure, and then lacks the tombstone. One that
+    /// was lost is an error, for it may come back.
+    async fn explain(&self, tenant: Uuid, missing: MissingKey, life: u64) -> Result<bool, VaultError> {
+        let MissingKey { subject, class, destroyed } = missing;
         let rows = self.0.store.subjects(tenant, &[subject]).await?;
         if rows.get(&subject).is_some_and(|row| row.erased) {
             self.0.keys.caches.remember(tenant, subject, life, Subject::Erased);
-            return Ok(());
+            return Ok(true);
         }
         metrics::counter!("annals_vault_keys_missing_total").increment(1);
-        tracing::error!(%tenant, %subject, ?class, "ALARM: a key is missing and its person has no tombstone");
-        Err(VaultError::KeyMissing { subject, class })
+        if self.0.alarmed.get(&subject).is_none() {
+            self.0.alarmed.insert(subject, ());
+            let what = if destroyed { "was destroyed" } else { "is missing" };
+            tracing::error!(%tenant, %subject, ?class, "ALARM: a key {what} and its person has no tombstone");
+        }
+        if destroyed { Ok(false) } else { Err(VaultError::KeyMissing { subject, class }) }
     }
 
     async fn tenant_key(&self, tenant: Uuid) -> Result<Arc<hmac::Key>, VaultError> {

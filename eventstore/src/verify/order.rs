@@ -48,6 +48,7 @@ impl Order {
             self.in_tenant(event, &mut unknown, report);
             self.in_stream(event, &mut unknown, report);
         }
+        without_a_head(events, pools, report).await?;
         before_in_tenant(&unknown.in_tenant, pools, report).await?;
         before_in_stream(&unknown.in_stream, pools, report).await?;
         after_a_tombstone(events, pools, report).await
@@ -153,6 +154,25 @@ async fn before_in_tenant(events: &[&RecordedEvent], pools: &Pools, report: &mut
     .await?;
     for event in named(events, &wrong) {
         report.found(violation(event, "the sequence before its own is not before it in the log".to_owned()));
+    }
+    Ok(())
+}
+
+/// A tenant has a head from its first event on.
+async fn without_a_head(events: &[RecordedEvent], pools: &Pools, report: &mut Report<'_>) -> Result<(), StoreError> {
+    let first: Vec<_> = events.iter().filter(|event| event.sequence == 1).collect();
+    if first.is_empty() {
+        return Ok(());
+    }
+    let wrong: Vec<i64> = sqlx::query_scalar(
+        "SELECT w.ordinal FROM unnest($1::uuid[]) WITH ORDINALITY AS w (tenant_id, ordinal)
+         WHERE NOT EXISTS (SELECT FROM tenant_heads h WHERE h.tenant_id = w.tenant_id)",
+    )
+    .bind(column(&first, |event| event.tenant_id))
+    .fetch_all(&pools.reading)
+    .await?;
+    for event in named(&first, &wrong) {
+        report.found(violation(event, "its tenant has no head".to_owned()));
     }
     Ok(())
 }

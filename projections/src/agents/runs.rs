@@ -301,6 +301,10 @@ impl Projector for Runs {
         REVISION
     }
 
+    fn tables(&self) -> &'static [&'static str] {
+        &[AGENTS_RUNS]
+    }
+
     fn interested(&self, stream_type: &str) -> bool {
         stream_type == names::RUN.name
     }

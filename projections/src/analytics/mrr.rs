@@ -50,6 +50,10 @@ impl Projector for Mrr {
         REVISION
     }
 
+    fn tables(&self) -> &'static [&'static str] {
+        &[ANALYTICS_MRR]
+    }
+
     fn interested(&self, stream_type: &str) -> bool {
         stream_type == names::SUBSCRIPTION.name
     }

@@ -47,6 +47,10 @@ impl Projector for Sales {
         REVISION
     }
 
+    fn tables(&self) -> &'static [&'static str] {
+        &[ANALYTICS_SALES, "analytics_customers"]
+    }
+
     fn interested(&self, stream_type: &str) -> bool {
         stream_type == names::ORDER.name || stream_type == names::CUSTOMER.name
     }

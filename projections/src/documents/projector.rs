@@ -138,6 +138,10 @@ impl<A: Documented> Projector for Documents<A> {
         A::REVISION
     }
 
+    fn tables(&self) -> &'static [&'static str] {
+        const { &[A::TABLE] }
+    }
+
     fn interested(&self, stream_type: &str) -> bool {
         stream_type == A::STREAM.name
     }

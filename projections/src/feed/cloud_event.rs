@@ -108,12 +108,6 @@ struct Kind<'a> {
     event_type: Cow<'a, str>,
 }
 
-/// A message and the life of the log that it belongs to.
-pub(crate) struct Received {
-    pub(crate) incarnation: i64,
-    pub(crate) message: Message,
-}
-
 /// Why a message can't be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unreadable {
@@ -200,12 +194,12 @@ pub(crate) fn write_beat(
 }
 
 /// What a message says.
-pub(crate) fn read(bytes: &[u8]) -> Result<Received, Unreadable> {
+pub(crate) fn read(bytes: &[u8]) -> Result<Message, Unreadable> {
     let kind: Kind<'_> = serde_json::from_slice(bytes)?;
     if kind.event_type == BEAT { read_beat(bytes) } else { read_event(bytes) }
 }
 
-fn read_event(bytes: &[u8]) -> Result<Received, Unreadable> {
+fn read_event(bytes: &[u8]) -> Result<Message, Unreadable> {
     let read: Attributes<'_> = serde_json::from_slice(bytes)?;
     let tenant = read.source.strip_prefix("/tenants/").and_then(|id| id.parse::<TenantId>().ok());
     let tenant_id = tenant.ok_or(Unreadable::Attribute("source"))?.uuid();
@@ -218,7 +212,7 @@ fn read_event(bytes: &[u8]) -> Result<Received, Unreadable> {
         Some(_) => None,
         None => Some(Slotted { slot, event: recorded(read, tenant_id)?.into() }),
     };
-    Ok(Received { incarnation, message: Message::Event { slot, position, previous, event } })
+    Ok(Message::Event { incarnation, slot, position, previous, event })
 }
 
 fn recorded(read: Attributes<'_>, tenant_id: Uuid) -> Result<RecordedEvent, Unreadable> {
@@ -249,13 +243,13 @@ fn recorded(read: Attributes<'_>, tenant_id: Uuid) -> Result<RecordedEvent, Unre
     })
 }
 
-fn read_beat(bytes: &[u8]) -> Result<Received, Unreadable> {
+fn read_beat(bytes: &[u8]) -> Result<Message, Unreadable> {
     let read: Heartbeat<'_> = serde_json::from_slice(bytes)?;
     let covered = read.data.covered.parse().map_err(|_| Unreadable::Attribute("data"))?;
     let lasts = read.data.lasts.into_iter().map(|(slot, last)| Ok((slot, last.parse()?)));
     let lasts: Result<_, std::num::ParseIntError> = lasts.collect();
     let lasts = lasts.map_err(|_| Unreadable::Attribute("data"))?;
-    Ok(Received { incarnation: read.annalsincarnation, message: Message::Beat { lasts, covered } })
+    Ok(Message::Beat { incarnation: read.annalsincarnation, lasts, covered })
 }
 
 /// 64 bits in a string of digits.
@@ -309,12 +303,11 @@ mod tests {
     }
 
     fn again(bytes: &[u8]) -> (i64, i64, i64, RecordedEvent) {
-        let received = read(bytes).unwrap();
-        let Message::Event { slot, position, previous, event: Some(event) } = received.message else {
+        let Message::Event { incarnation, slot, position, previous, event: Some(event) } = read(bytes).unwrap() else {
             panic!("no event")
         };
         assert_eq!((slot, position), (event.slot, event.event.position));
-        (received.incarnation, position, previous, (*event.event).clone())
+        (incarnation, position, previous, (*event.event).clone())
     }
 
     #[test]
@@ -354,7 +347,7 @@ mod tests {
         for payload in [format!("\"{}\"", "x".repeat(MAX_BYTES)), " {}".to_owned(), "null".to_owned()] {
             let bytes = write(&RecordedEvent { payload: Some(payload), ..event() }, 41, 1).unwrap();
             assert!(bytes.len() < 2_000);
-            let Message::Event { position, previous, event, .. } = read(&bytes).unwrap().message else { panic!() };
+            let Message::Event { position, previous, event, .. } = read(&bytes).unwrap() else { panic!() };
             assert_eq!((position, previous, event.is_none()), (42, 41, true));
         }
     }
@@ -366,8 +359,8 @@ mod tests {
             String::from_utf8(bytes.clone()).unwrap(),
             r#"{"specversion":"1.0","id":"1-12-2","source":"/relay","type":"annals.heartbeat","datacontenttype":"application/json","annalsincarnation":"1","data":{"covered":"12","lasts":{"2":"10","10":"0"}}}"#
         );
-        let Message::Beat { lasts, covered } = read(&bytes).unwrap().message else { panic!() };
-        assert_eq!((lasts, covered), (vec![(2, 10), (10, 0)], 12));
+        let Message::Beat { incarnation, lasts, covered } = read(&bytes).unwrap() else { panic!() };
+        assert_eq!((incarnation, lasts, covered), (1, vec![(2, 10), (10, 0)], 12));
     }
 
     #[test]

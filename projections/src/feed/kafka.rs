@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use eventstore::bytes::SLOTS;
-use eventstore::{EventStore, StoreError};
+use eventstore::{EventStore, Evidence, StoreError};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
@@ -33,7 +33,7 @@ const DELIVERY: (usize, usize) = (256, 256 * 1024);
 /// How many deliveries a projector may be behind before it reads the log instead.
 pub(crate) const DELIVERIES: usize = 32;
 /// How long Kafka may take to say something.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 /// How often Kafka is asked whether it is there.
 const PING: Duration = Duration::from_secs(5);
 
@@ -70,7 +70,7 @@ impl KafkaConfig {
         self
     }
 
-    fn client(&self) -> ClientConfig {
+    pub(crate) fn client(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         config
             .set("bootstrap.servers", &self.brokers)
@@ -262,7 +262,6 @@ impl KafkaFeed {
                 Some(Err(failure)) => return Err(failure.into()),
             }
         };
-        let mut incarnation = store.incarnation().await?.0;
         let group = Group { slots: self.slots.clone(), partitions, held: Mutex::default() };
         let consumer = Arc::new(consumer(kafka, group)?);
         consumer.subscribe(&[&kafka.topic])?;
@@ -282,7 +281,7 @@ impl KafkaFeed {
             };
             match message {
                 Ok(message) => {
-                    if let Err(error) = self.deliver(&consumer, message, store, &mut incarnation).await {
+                    if let Err(error) = self.deliver(&consumer, message, store).await {
                         break Err(error.into());
                     }
                 }
@@ -306,7 +305,6 @@ impl KafkaFeed {
         consumer: &StreamConsumer<Group>,
         first: BorrowedMessage<'_>,
         store: &EventStore,
-        incarnation: &mut i64,
     ) -> Result<(), StoreError> {
         let (mut messages, mut bytes) = (Vec::new(), 0);
         let mut next = Some(first);
@@ -314,14 +312,16 @@ impl KafkaFeed {
             let payload = message.payload().unwrap_or_default();
             bytes += payload.len();
             match cloud_event::read(payload) {
-                Ok(received) => {
-                    if received.incarnation > *incarnation {
-                        *incarnation = store.incarnation().await?.0;
+                Ok(message) => {
+                    let place = message.place();
+                    if place.incarnation > store.tail().incarnation() {
+                        // Another process has opened it just now, or the log has lost it.
+                        store.look().await?;
+                        if place.incarnation > store.tail().incarnation() {
+                            store.settle(&[Evidence::Seen { by: "a message from Kafka", place }]).await?;
+                        }
                     }
-                    // What another life of the log has sent does not count: the log says what does.
-                    if received.incarnation == *incarnation {
-                        messages.push(received.message);
-                    }
+                    messages.push(message);
                 }
                 // Whatever was lost with it, the next message of the slot shows that it is missing.
                 Err(error) => {

@@ -1,6 +1,6 @@
 //! Reading the log for several projectors at once: they mostly want the same stretch of it at the same time.
 //!
-//! What is committed never changes, so a stretch that one has read serves the others too.
+//! What is committed never changes, so a stretch that one has read serves the others too, in the same incarnation.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -40,6 +40,8 @@ struct Recent {
     /// The least recently used in front.
     stretches: VecDeque<Stretch>,
     bytes: usize,
+    /// In which life of the log they were read.
+    incarnation: i64,
 }
 
 /// The events of the positions after `base`, from the first on, as many as are known.
@@ -61,6 +63,10 @@ impl LogReader {
         let end = end.min(base + STRETCH);
         // One reads while the others wait: most of them want just that.
         let mut recent = self.recent.lock().await;
+        let incarnation = self.store.tail().incarnation();
+        if recent.incarnation != incarnation {
+            *recent = Recent { incarnation, ..Recent::default() };
+        }
         let mut stretch = recent.take(base);
         let known = base + stretch.events.len() as i64;
         if known < end {

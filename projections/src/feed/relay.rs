@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::TenantId;
-use eventstore::{EventStore, Leadership, RecordedEvent, RelayCursor, StoreError};
+use eventstore::{EventStore, Incarnations, Leadership, RecordedEvent, RelayCursor, StoreError};
 use futures::stream::FuturesOrdered;
 use futures::{FutureExt, StreamExt};
 use rdkafka::error::KafkaError;
@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::cloud_event::{self, CONTENT_TYPE};
+use super::evidence;
 use super::kafka::{self, KafkaConfig, Watching};
 use super::log::size;
 use crate::running::chain;
@@ -89,13 +90,15 @@ impl Relay {
 
 /// Why a term as the leader ended.
 #[derive(Debug, thiserror::Error)]
-enum Failure {
+pub(super) enum Failure {
     #[error("Kafka did not take an event")]
     Produce(#[source] KafkaError),
     #[error("Kafka's producer is gone")]
     Gone,
     #[error("Kafka's topic is gone")]
     Topic,
+    #[error("the log was restored")]
+    LogRestored,
     #[error("an event can't be written as JSON")]
     Json(#[from] serde_json::Error),
     #[error(transparent)]
@@ -144,14 +147,17 @@ async fn term(
     stop: &CancellationToken,
 ) -> Result<(), Failure> {
     let partitions = kafka::ensure_topic(kafka).await?;
-    let (incarnation, _) = store.incarnation().await?;
+    store.look().await?;
+    // What was published and is not in the log shows that it went back.
+    evidence::settle(store, kafka, partitions).await?;
+    let incarnations = store.incarnations();
     let cursor = store.relay_cursor(&kafka.topic).await?;
     tracing::info!(position = cursor.position, partitions, "this process publishes the log");
     let mut term = Term {
         producer: kafka::producer(kafka)?,
         topic: &kafka.topic,
         partitions,
-        incarnation,
+        incarnations,
         sent: cursor.clone(),
         acknowledged: cursor,
         in_flight: FuturesOrdered::new(),
@@ -176,7 +182,8 @@ struct Term<'a> {
     producer: Producer,
     topic: &'a str,
     partitions: i32,
-    incarnation: i64,
+    /// The lives of the log: the cursor is good for as long as these are all.
+    incarnations: Incarnations,
     /// Up to here everything was handed to the producer.
     sent: RelayCursor,
     /// Up to here everything is acknowledged.
@@ -208,18 +215,20 @@ impl Term<'_> {
         stop: &CancellationToken,
     ) -> Result<(), Failure> {
         let (mut saves, mut leases, mut beats) = (ticks(SAVE), ticks(LEASE), ticks(LEASE));
+        let newest = self.incarnations.newest().id;
         let mut saved = self.acknowledged.position;
         let (mut beaten, mut beaten_at) = (-1, Instant::now());
         loop {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
+                _ = store.tail().incarnation_past(newest) => return Err(Failure::LogRestored),
                 _ = leases.tick() => {
                     leadership.confirm().await?;
                     self.look_after_topic(kafka).await?;
                 }
                 _ = saves.tick() => if self.acknowledged.position > saved {
-                    store.save_relay_cursor(self.topic, &self.acknowledged).await?;
+                    store.save_relay_cursor(self.topic, &self.acknowledged, newest).await?;
                     saved = self.acknowledged.position;
                     status.send_modify(|status| status.position = saved);
                     metrics::gauge!("annals_relay_position").set(saved as f64);
@@ -242,7 +251,7 @@ impl Term<'_> {
             }
         }
         self.farewell().await?;
-        store.save_relay_cursor(self.topic, &self.acknowledged).await?;
+        store.save_relay_cursor(self.topic, &self.acknowledged, newest).await?;
         Ok(())
     }
 
@@ -262,7 +271,7 @@ impl Term<'_> {
     fn send(&mut self, event: &RecordedEvent) -> Result<(), Failure> {
         let slot = event.slot();
         let previous = self.sent.slots.get(usize::from(slot)).copied().unwrap_or(0);
-        let message = cloud_event::write(event, previous, self.incarnation)?;
+        let message = cloud_event::write(event, previous, self.incarnations.owner(event.position))?;
         let key = TenantId::from(event.tenant_id).to_string();
         let sent = Sent { slot, position: event.position, bytes: size(event) };
         self.produce(i32::from(slot) % self.partitions, Some(&key), &message, Some(sent))?;
@@ -276,7 +285,8 @@ impl Term<'_> {
         for partition in 0..self.partitions {
             let lasts = self.sent.slots.iter().zip(0u8..).map(|(last, slot)| (slot, *last));
             let lasts: Vec<_> = lasts.filter(|(slot, _)| i32::from(*slot) % self.partitions == partition).collect();
-            let message = cloud_event::write_beat(partition, &lasts, self.sent.position, self.incarnation)?;
+            let message =
+                cloud_event::write_beat(partition, &lasts, self.sent.position, self.incarnations.newest().id)?;
             self.produce(partition, None, &message, None)?;
         }
         Ok(())

@@ -1,0 +1,96 @@
+//! A read model in a log that went back. It may live in another database than the log, which was not restored with it, or
+//! have been written once more before anybody knew: rows that are made of what the log has lost are made anew.
+
+use eventstore::{HighWater, Incarnations};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+
+use crate::projector::Projector;
+
+/// What became of a read model's rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Adopted {
+    /// They belong to the log as it is.
+    Kept,
+    /// They were thrown away, and are made anew from the beginning of the log.
+    Dropped,
+    /// They say that the log has gone back, which nobody has noticed yet.
+    Beyond(HighWater),
+}
+
+/// Makes the rows of a generation those of the newest incarnation: each checkpoint says which one it belongs to, and one
+/// that lies beyond the end of its own has seen what does not count any more. Whoever still writes for an earlier
+/// incarnation is kept out by the fence from here on.
+pub(crate) async fn adopt(
+    projector: &dyn Projector,
+    generation: i32,
+    incarnations: &Incarnations,
+    end: i64,
+    conn: &mut PgConnection,
+) -> Result<Adopted, sqlx::Error> {
+    let newest = incarnations.newest().id;
+    let places = places(projector, generation, "", conn).await?;
+    let beyond = places.iter().copied().max().filter(|place| *place > HighWater { incarnation: newest, position: end });
+    if let Some(beyond) = beyond {
+        return Ok(Adopted::Beyond(beyond));
+    }
+    if places.iter().all(|place| place.incarnation == newest) {
+        return Ok(Adopted::Kept);
+    }
+    let mut tx = conn.begin().await?;
+    let places = self::places(projector, generation, "FOR UPDATE", &mut tx).await?;
+    // Another process may have done it, or know of a later life.
+    if places.iter().any(|place| place.incarnation >= newest) {
+        return Ok(Adopted::Kept);
+    }
+    // Of a life that was lost as a whole nobody knows where it began.
+    let lost = places.iter().any(|place| {
+        let end = incarnations.after(place.incarnation).map(|next| next.first_position);
+        !incarnations.knows(place.incarnation) || end.is_some_and(|end| end <= place.position)
+    });
+    if lost {
+        drop_rows(projector, generation, &mut tx).await?;
+    }
+    sqlx::query(
+        "UPDATE projection_checkpoints SET incarnation = $3, position = CASE WHEN $4 THEN 0 ELSE position END
+         WHERE projector = $1 AND generation = $2",
+    )
+    .bind(projector.name())
+    .bind(generation)
+    .bind(newest)
+    .bind(lost)
+    .execute(&mut *tx)
+    .await?;
+    tx.commit().await?;
+    Ok(if lost { Adopted::Dropped } else { Adopted::Kept })
+}
+
+/// Where each checkpoint stands.
+async fn places(
+    projector: &dyn Projector,
+    generation: i32,
+    lock: &str,
+    conn: &mut PgConnection,
+) -> Result<Vec<HighWater>, sqlx::Error> {
+    let sql = format!(
+        "SELECT incarnation, position FROM projection_checkpoints WHERE projector = $1 AND generation = $2
+         ORDER BY slot {lock}"
+    );
+    let rows: Vec<(i64, i64)> =
+        sqlx::query_as(AssertSqlSafe(sql)).bind(projector.name()).bind(generation).fetch_all(conn).await?;
+    Ok(rows.into_iter().map(|(incarnation, position)| HighWater { incarnation, position }).collect())
+}
+
+async fn drop_rows(projector: &dyn Projector, generation: i32, conn: &mut PgConnection) -> Result<(), sqlx::Error> {
+    // A read model may be large, and nobody must see part of it gone.
+    sqlx::raw_sql("SET LOCAL statement_timeout = 0").execute(&mut *conn).await?;
+    // Names of tables are our own constants.
+    for table in projector.tables() {
+        let sql = format!("DELETE FROM {table} WHERE generation = $1");
+        sqlx::query(AssertSqlSafe(sql)).bind(generation).execute(&mut *conn).await?;
+    }
+    for table in ["projection_sequences", "projection_parked"] {
+        let sql = format!("DELETE FROM {table} WHERE projector = $1 AND generation = $2");
+        sqlx::query(AssertSqlSafe(sql)).bind(projector.name()).bind(generation).execute(&mut *conn).await?;
+    }
+    Ok(())
+}
