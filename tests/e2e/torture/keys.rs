@@ -175,9 +175,9 @@ async fn before_midnight(run: &Run, lead: TimeDelta) -> (Fleet, DateTime<Utc>) {
     let seconds = i64::from(real.num_seconds_from_midnight());
     let ahead = TimeDelta::days(1) - TimeDelta::seconds(seconds) - lead;
     let midnight = (real + ahead + lead).with_nanosecond(0).unwrap();
-    let ahead = Some(ahead.to_std().unwrap());
-    let lodging = Lodging::private(Special { ahead, ..Special::default() }).await;
-    let behind = (ahead.unwrap().as_secs() as i64 - BEHIND.num_seconds()).to_string();
+    let ahead = ahead.to_std().unwrap();
+    let lodging = Lodging::private(Special { ahead: Some(ahead), ..Special::default() }).await;
+    let behind = (ahead.as_secs() as i64 - BEHIND.num_seconds()).to_string();
     let members = vec![("serve", vec![(CLOCK_AHEAD, behind)]), ("serve", vec![])];
     (Fleet::start_with(run, lodging, members).await, midnight)
 }
