@@ -25,6 +25,8 @@ const DUPLICATES: usize = 4;
 const AT_A_TIME: usize = 8;
 /// How many requests a process has in hand when it is stopped.
 const IN_HAND: usize = 200;
+/// How long before midnight a process is stopped: long enough for the other to be given the head and to answer.
+const STOPPED_FOR: TimeDelta = TimeDelta::seconds(6);
 /// How far the clock of one process is behind that of the database.
 const BEHIND: TimeDelta = TimeDelta::minutes(10);
 
@@ -135,10 +137,10 @@ pub(super) async fn a_key_has_one_effect_whoever_is_killed(run: &Run) {
 }
 
 pub(super) async fn a_key_has_one_effect_over_midnight(run: &Run) {
-    let mut lead = TimeDelta::seconds(25);
+    let mut lead = TimeDelta::seconds(30);
     let (fleet, midnight) = loop {
         let (fleet, midnight) = before_midnight(run, lead).await;
-        if now(&fleet).await < midnight - TimeDelta::seconds(6) {
+        if now(&fleet).await < midnight - TimeDelta::seconds(11) {
             break (fleet, midnight);
         }
         // This machine is slow today.
@@ -147,9 +149,9 @@ pub(super) async fn a_key_has_one_effect_over_midnight(run: &Run) {
     };
     let clients = fleet.clients();
     let customer = clients[0].post("/customers", &json!({})).expect(201).await.id().to_owned();
-    until(&fleet, midnight - TimeDelta::seconds(4)).await;
+    until(&fleet, midnight - TimeDelta::seconds(9)).await;
     let mut answered = Vec::new();
-    while now(&fleet).await < midnight - TimeDelta::milliseconds(1_500) {
+    while now(&fleet).await < midnight - STOPPED_FOR - TimeDelta::milliseconds(500) {
         let first = answered.len();
         let each = (first..first + AT_A_TIME).map(|number| buy_and_return(run, &clients, &customer, number));
         answered.extend(join_all(each).await.into_iter().flatten());
@@ -211,7 +213,7 @@ async fn stopped_over_midnight(
         .collect();
     let first = join_all(requests.iter().map(|request| ask(&clients[..1], 0, request)));
     let second = async {
-        until(fleet, midnight - TimeDelta::milliseconds(1_000)).await;
+        until(fleet, midnight - STOPPED_FOR).await;
         fleet.signal(0, "STOP");
         let second = join_all(requests.iter().map(|request| ask(&clients[1..], 0, request))).await;
         let answered_at = now(fleet).await;
@@ -222,7 +224,7 @@ async fn stopped_over_midnight(
     };
     // The first begins when the second is about to stop it.
     let first = async {
-        until(fleet, midnight - TimeDelta::milliseconds(1_030)).await;
+        until(fleet, midnight - STOPPED_FOR - TimeDelta::milliseconds(30)).await;
         first.await
     };
     let (first, second) = join(first, second).await;
