@@ -78,6 +78,7 @@ scenarios![
     races::racing_pairs_break_no_rule,
     keys::a_key_has_one_effect_whoever_is_killed,
     keys::a_key_has_one_effect_over_midnight,
+    log::a_key_is_known_on_the_next_day_by_whoever_has_hung_since,
     log::nothing_is_said_of_an_erased_person,
     log::a_fault_is_told_to_whoever_makes_it_and_nobody_else,
     log::a_full_queue_says_so_and_one_tenant_cannot_fill_it_for_another,
