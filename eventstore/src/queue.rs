@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::append::{Append, AppendError, Committed};
 
 /// The most events that one statement commits: beyond it, latency grows and throughput does not.
-const MAX_BATCH_EVENTS: usize = 4_000;
+pub(crate) const MAX_BATCH_EVENTS: usize = 4_000;
 /// The most bytes of one statement.
 pub(crate) const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
 /// How many appends may wait, and how many bytes; more are told to come back, save those of a tenant that has less than
@@ -157,8 +157,8 @@ struct Waiting {
     turns: VecDeque<Uuid>,
     /// Streams that are in a batch, with what waits for the end of that.
     in_flight: HashMap<StreamKey, VecDeque<Job>>,
-    /// How many appends of each tenant wait, in its lane or for a stream.
-    counts: HashMap<Uuid, usize>,
+    /// How many appends of each tenant wait, in its lane or for a stream, and how many bytes.
+    counts: HashMap<Uuid, (usize, usize)>,
     jobs: usize,
     bytes: usize,
     closed: bool,
@@ -183,7 +183,8 @@ impl Queue {
             metrics::counter!("annals_append_refused_total").increment(1);
             return Err(AppendError::Unavailable);
         }
-        *waiting.counts.entry(job.append.tenant).or_default() += 1;
+        let count = waiting.counts.entry(job.append.tenant).or_default();
+        *count = (count.0 + 1, count.1 + bytes);
         waiting.jobs += 1;
         waiting.bytes += bytes;
         waiting.enqueue(job);
@@ -277,8 +278,8 @@ impl Waiting {
     /// an equal share.
     fn has_room(&self, tenant: Uuid) -> bool {
         let own = self.counts.get(&tenant).copied().unwrap_or_default();
-        let share = ROOM.0 / 8 / (self.counts.len() + 1);
-        self.jobs < ROOM.0 && self.bytes < ROOM.1 || own < share && self.bytes < ROOM.1 * 2
+        let share = |room: usize| room / 8 / (self.counts.len() + 1);
+        self.jobs < ROOM.0 && self.bytes < ROOM.1 || own.0 < share(ROOM.0) && own.1 < share(ROOM.1)
     }
 
     /// Whether the appends of the last batch are still likely to be followed by others.
@@ -318,8 +319,8 @@ impl Waiting {
         self.jobs = self.jobs.saturating_sub(1);
         self.bytes = self.bytes.saturating_sub(job.bytes);
         if let Some(count) = self.counts.get_mut(&job.append.tenant) {
-            *count -= 1;
-            if *count == 0 {
+            *count = (count.0.saturating_sub(1), count.1.saturating_sub(job.bytes));
+            if count.0 == 0 {
                 self.counts.remove(&job.append.tenant);
             }
         }

@@ -14,14 +14,12 @@ use tokio_util::task::TaskTracker;
 
 use crate::append::{Append, AppendError, Committed};
 use crate::event::MAX_EVENT_BYTES;
-use crate::queue::{Batch, Job, MAX_BATCH_BYTES, Pending, Queue};
+use crate::queue::{Batch, Job, MAX_BATCH_BYTES, MAX_BATCH_EVENTS, Pending, Queue};
 use crate::tail::Tail;
 use crate::{slow, statement};
 
 /// The most streams of one append.
 const MAX_STREAMS: usize = 4;
-/// The most events of one append.
-const MAX_EVENTS: usize = 1_000;
 /// The server ends a statement after 30 s; a server that can't even do that is given up a little later.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(35);
 /// The pauses between two tries while Postgres can't be reached: the first and the longest.
@@ -64,8 +62,8 @@ impl Writer {
 
     /// Hands an append over, behind one that it was decided upon.
     pub(crate) fn submit(&self, append: Append, after: Option<Pending>) -> Result<Pending, AppendError> {
-        if append.streams.len() > MAX_STREAMS || append.event_count() > MAX_EVENTS {
-            return Err(AppendError::Refused(format!("more than {MAX_STREAMS} streams or {MAX_EVENTS} events")));
+        if append.streams.len() > MAX_STREAMS || append.event_count() > MAX_BATCH_EVENTS {
+            return Err(AppendError::Refused(format!("more than {MAX_STREAMS} streams or {MAX_BATCH_EVENTS} events")));
         }
         let size = |e: &crate::NewEvent| e.payload.len() + e.metadata.len();
         let largest = append.streams.iter().flat_map(|s| &s.events).map(size).max().unwrap_or_default();

@@ -226,7 +226,7 @@ pub(super) async fn a_full_queue_says_so_and_one_tenant_cannot_fill_it_for_anoth
                     result
                 });
                 // Begun here, so that it stands in the queue behind those before it.
-                if let std::task::Poll::Pending = futures::poll!(&mut going) {
+                if futures::poll!(&mut going).is_pending() {
                     waiting.push(going);
                 }
             }

@@ -47,7 +47,7 @@ pub(super) async fn of_all_callers_at_one_version_one_wins(run: &Run) {
     assert!(losers > 0, "nobody raced");
     run.count("versions won", winners.len());
     run.count("losers told", losers);
-    verify_log(&fleet.lodging()).await;
+    verify_log(fleet.lodging()).await;
     fleet.leave(run).await;
 }
 
@@ -104,7 +104,7 @@ pub(super) async fn racing_pairs_break_no_rule(run: &Run) {
             break;
         }
     }
-    verify_log(&fleet.lodging()).await;
+    verify_log(fleet.lodging()).await;
     fleet.leave(run).await;
 }
 

@@ -45,7 +45,7 @@ pub(super) async fn a_process_that_is_stopped_in_a_transaction_holds_nobody_up(r
         watcher.close().await.unwrap();
     };
     futures::join!(join_all(movers), stops);
-    verify_log(&fleet.lodging()).await;
+    verify_log(fleet.lodging()).await;
     fleet.leave(run).await;
 }
 
