@@ -144,7 +144,9 @@ fn take(member: &Member) -> Running {
 }
 
 fn start(lodging: &Lodging, role: &str, address: &str, log: &Path, settings: &[(&str, String)]) -> Running {
-    let mut all = vec![("ANNALS_LISTEN", address), ("ANNALS_KAFKA_BROKERS", "")];
+    // A line for each request would be most of what is written.
+    let log_lines = ("ANNALS_LOG", "info,api::edge=warn");
+    let mut all = vec![("ANNALS_LISTEN", address), ("ANNALS_KAFKA_BROKERS", ""), log_lines];
     all.extend(settings.iter().map(|(name, value)| (*name, value.as_str())));
     let output = std::fs::File::options().create(true).append(true).open(log).unwrap();
     Running::start_into(lodging, role, &all, output.into())
