@@ -90,7 +90,7 @@ pub(crate) async fn append(
     let winners: Vec<&Append> = verdicts.iter().filter_map(Verdict::inserted).collect();
     let committed = match winners.as_slice() {
         [] => Vec::new(),
-        winners => statement::append(conn, (epoch, known), winners).await?.ok_or(sqlx::Error::RowNotFound)?,
+        winners => statement::append(conn, (epoch, known), true, winners).await?.ok_or(sqlx::Error::RowNotFound)?,
     };
     Ok((results(appends, verdicts, committed), epoch))
 }

@@ -12,10 +12,14 @@ use crate::event::NewEvent;
 
 /// What every batch needs: the head's lock, the tenants' sequences, the events.
 macro_rules! base {
-    () => {
-        r"
+    ($when:literal) => {
+        concat!(
+            r"
 WITH head AS (
-    UPDATE log_head SET position = position + $1, at = greatest(at, clock_timestamp()) WHERE epoch = $2 AND position >= $3
+    UPDATE log_head SET position = position + $1, at = greatest(at, clock_timestamp())
+    WHERE epoch = $2 AND position >= $3",
+            $when,
+            r"
     RETURNING position - $1 AS base, at
 ), tenants AS (
     INSERT INTO tenant_heads (tenant_id, sequence)
@@ -35,6 +39,7 @@ WITH head AS (
             actor, occurred_at, payload, metadata, salt, ordinal)
         JOIN tenants ON tenants.tenant_id = e.tenant_id
 )"
+        )
     };
 }
 
@@ -47,7 +52,7 @@ SELECT head.base, head.at, tenants.tenant_id, tenants.sequence FROM head LEFT JO
 }
 
 /// A batch of events and nothing beside: parts that do nothing would cost as much again.
-const APPEND_EVENTS: &str = concat!(base!(), places!());
+const APPEND_EVENTS: &str = concat!(base!(""), places!());
 
 /// One event: without arrays it takes half as long.
 const APPEND_ONE: &str = r"
@@ -67,11 +72,19 @@ WITH head AS (
 SELECT head.position, tenant.sequence, head.at FROM head, tenant";
 
 /// A batch with all that may be stored with events.
+///
+/// A day's table refuses the keys of that day, so yesterday's is looked at too; a key that stands there has no day, and no
+/// table takes it. What this snapshot is too old to see there was begun before midnight and has ended two minutes later:
+/// until then all go the slow way, which looks under the lock. What time it is, Postgres alone knows: a process may have
+/// hung since it looked the key up.
 const APPEND_ALL: &str = concat!(
-    base!(),
+    base!(" AND ($47 OR (greatest(at, clock_timestamp()) AT TIME ZONE 'UTC')::time >= '00:02')"),
     r", keyed AS (
     INSERT INTO idempotency_keys (day, tenant_id, key, item, fingerprint, status, stream_type, stream_id, version, sequence)
-    SELECT (head.at AT TIME ZONE 'UTC')::date, k.tenant_id, k.key, k.item, k.fingerprint, k.status, k.stream_type,
+    SELECT CASE WHEN $47 OR ((head.at AT TIME ZONE 'UTC')::time >= '00:02' AND NOT EXISTS (
+            SELECT FROM idempotency_keys y WHERE y.tenant_id = k.tenant_id AND y.key = k.key AND y.item = k.item
+                AND y.day = (head.at AT TIME ZONE 'UTC')::date - 1))
+        THEN (head.at AT TIME ZONE 'UTC')::date END, k.tenant_id, k.key, k.item, k.fingerprint, k.status, k.stream_type,
         k.stream_id, k.version, coalesce(k.sequence, tenants.sequence - k.behind)
     FROM head,
         UNNEST($20::uuid[], $21::bytea[], $22::int4[], $23::bytea[], $24::int2[], $25::text[], $26::uuid[], $27::int8[],
@@ -137,10 +150,11 @@ struct Place {
 }
 
 /// Commits a batch in one statement, where the log has that epoch and has come at least to that position. `None`: it has
-/// not, and nothing was written.
+/// not, or the day is too young for keys that were not `looked_up` under the head's lock; nothing was written.
 pub(crate) async fn append(
     conn: &mut PgConnection,
     (epoch, known): (i64, i64),
+    looked_up: bool,
     batch: &[&Append],
 ) -> Result<Option<Vec<Committed>>, sqlx::Error> {
     let bare = batch.iter().all(|append| append.has_events_alone());
@@ -177,7 +191,8 @@ pub(crate) async fn append(
         .bind(events().map(|e| e.payload.as_str()).collect::<Vec<_>>())
         .bind(events().map(|e| e.metadata.as_str()).collect::<Vec<_>>())
         .bind(events().map(|e| e.salt.as_slice()).collect::<Vec<_>>());
-    let query = if bare { query } else { beside(query, batch, &places) };
+    let looked_up = looked_up || batch.iter().all(|append| append.idempotency.is_none());
+    let query = if bare { query } else { beside(query, batch, &places).bind(looked_up) };
     let rows = query.fetch_all(conn).await?;
     results(batch, &places, total, &rows)
 }

@@ -7,7 +7,6 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, Timelike, Utc};
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgPool, Postgres};
 use sqlx::{Connection, PgConnection};
@@ -25,8 +24,6 @@ const MAX_STREAMS: usize = 4;
 const ANSWERS_WITHIN: Duration = Duration::from_secs(35);
 /// The pauses between two tries while Postgres can't be reached: the first and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
-/// How near to midnight a key may be on its way to the table of either day.
-const MIDNIGHT: i64 = 2 * 60;
 
 /// The queue in front of the log.
 #[derive(Clone)]
@@ -49,7 +46,7 @@ impl Writer {
     pub(crate) fn start(pool: PgPool, tail: Tail) -> Self {
         let (queue, workers) = (Arc::new(Queue::default()), TaskTracker::new());
         for _ in 0..2 {
-            let link = Link { pool: pool.clone(), conn: None, clock: None };
+            let link = Link { pool: pool.clone(), conn: None };
             let worker = Worker { link, tail: tail.clone(), queue: queue.clone() };
             workers.spawn(worker.run());
         }
@@ -84,17 +81,12 @@ impl Writer {
 struct Link {
     pool: PgPool,
     conn: Option<PoolConnection<Postgres>>,
-    /// What Postgres' clock showed, and when.
-    clock: Option<(DateTime<Utc>, Instant)>,
 }
 
 impl Link {
     async fn get(&mut self) -> Result<&mut PgConnection, sqlx::Error> {
         if self.conn.is_none() {
-            let mut conn = self.pool.acquire().await?;
-            let now = sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(&mut *conn).await?;
-            self.clock = Some((now, Instant::now()));
-            self.conn = Some(conn);
+            self.conn = Some(self.pool.acquire().await?);
         }
         self.conn.as_deref_mut().ok_or(sqlx::Error::PoolClosed)
     }
@@ -104,14 +96,6 @@ impl Link {
         if let Some(conn) = self.conn.take() {
             drop(conn.detach());
         }
-    }
-
-    fn is_near_midnight(&self) -> bool {
-        // Without a word from Postgres, looking once more is safe.
-        self.clock.is_none_or(|(then, at)| {
-            let day = i64::from((then + at.elapsed()).num_seconds_from_midnight());
-            !(MIDNIGHT..86_400 - MIDNIGHT).contains(&day)
-        })
     }
 }
 
@@ -159,13 +143,12 @@ impl Worker {
 
     async fn try_statement(&mut self, jobs: &[&Job]) -> Outcome {
         let epoch = self.tail.epoch();
-        let keyed = jobs.iter().any(|job| job.append.idempotency.is_some());
-        if jobs.iter().any(|job| job.append.epoch != epoch) || keyed && self.link.is_near_midnight() {
+        if jobs.iter().any(|job| job.append.epoch != epoch) {
             return Outcome::Refused;
         }
         let appends: Vec<&Append> = jobs.iter().map(|job| &job.append).collect();
         let place = (epoch, self.tail.position());
-        let attempt = async { statement::append(self.link.get().await?, place, &appends).await };
+        let attempt = async { statement::append(self.link.get().await?, place, false, &appends).await };
         match in_time(attempt).await {
             Ok(Some(committed)) => Outcome::Committed(epoch, committed),
             Ok(None) => Outcome::Refused,
@@ -226,7 +209,6 @@ impl Worker {
     fn answer(&mut self, jobs: &[&Job], epoch: i64, committed: Vec<Committed>) {
         if let Some(last) = committed.iter().max_by_key(|c| c.position) {
             self.tail.learn(last.position, epoch);
-            self.link.clock = Some((last.recorded_at, Instant::now()));
         }
         for (job, committed) in jobs.iter().zip(committed) {
             job.settle(Ok(committed));

@@ -216,6 +216,14 @@ impl Lodging {
         command
     }
 
+    /// Moves the server's clock, and makes the tables of the new day as a process would within the hour.
+    pub(crate) async fn set_clock_ahead(&self, ahead: TimeDelta) {
+        self.server().set_clock_ahead(ahead.num_seconds());
+        let mut conn = PgConnection::connect_with(&self.dsn.options(Role::Writer).unwrap()).await.unwrap();
+        sqlx::query("SELECT turn_idempotency_days()").execute(&mut conn).await.unwrap();
+        conn.close().await.unwrap();
+    }
+
     /// What must never be printed.
     pub(crate) fn secrets(&self) -> Vec<String> {
         let credentials = &self.dsn.credentials;

@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write as _};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -21,14 +21,14 @@ const SUPERUSER_PASSWORD: &str = "superuser";
 /// A private server serves few, and its log stays short.
 const SMALLER: &str = "shared_buffers = 64MB\nmax_connections = 300\nmax_wal_size = 256MB\nmin_wal_size = 80MB\n";
 
-/// By how many seconds the clock of a process is ahead; negative where it is behind.
-pub(crate) const CLOCK_AHEAD: &str = "TEST_CLOCK_AHEAD_SECONDS";
+/// By how many seconds the clock of a process is ahead of the others'; negative where it is behind.
+pub(crate) const CLOCK_SKEW: &str = "TEST_CLOCK_SKEW";
 
 /// What is special about a server.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Special {
-    /// How far its clock is ahead of this machine's.
-    pub(crate) ahead: Option<Duration>,
+    /// Whether its clock can be moved.
+    pub(crate) clock: bool,
     /// How many megabytes of disk it has; needs root.
     pub(crate) disk: Option<u32>,
     /// Whether its write-ahead log is on another disk that is large enough.
@@ -60,8 +60,9 @@ impl Server {
         let may_enter = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(folder.path(), may_enter).unwrap();
         let disk = special.disk.map(|size| mount(&folder.path().join("disk"), size));
-        if special.ahead.is_some() {
+        if special.clock {
             build_clock(&folder.path().join("clock.so"));
+            std::fs::write(folder.path().join("clock"), 0_i64.to_ne_bytes()).unwrap();
         }
         let server = Self { special, port: free_port(), user, disk, postmaster: Mutex::default(), folder };
         server.create();
@@ -76,10 +77,19 @@ impl Server {
     }
 
     /// The settings under which a process has the server's clock.
-    pub(crate) fn clock(&self) -> Vec<(&'static str, String)> {
-        let Some(ahead) = self.special.ahead else { return Vec::new() };
-        let library = self.folder.path().join("clock.so").display().to_string();
-        vec![("LD_PRELOAD", library), (CLOCK_AHEAD, ahead.as_secs().to_string())]
+    pub(crate) fn clock(&self) -> Vec<(&'static str, PathBuf)> {
+        if !self.special.clock {
+            return Vec::new();
+        }
+        let file = |name| self.folder.path().join(name);
+        vec![("LD_PRELOAD", file("clock.so")), ("TEST_CLOCK", file("clock"))]
+    }
+
+    /// Moves the clock of the server, and of all processes that have it, to so many seconds ahead of this machine's.
+    pub(crate) fn set_clock_ahead(&self, seconds: i64) {
+        // Written where it is: the file is mapped.
+        let mut file = File::options().write(true).open(self.folder.path().join("clock")).unwrap();
+        file.write_all(&seconds.to_ne_bytes()).unwrap();
     }
 
     fn data(&self) -> PathBuf {

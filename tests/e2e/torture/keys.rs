@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Timelike, Utc};
+use chrono::{DateTime, NaiveTime, TimeDelta, Utc};
 use futures::StreamExt;
 use futures::future::{join, join_all};
 use serde_json::{Value, json};
@@ -17,7 +17,7 @@ use super::verify::verify_log;
 use crate::client::{Answer, Client};
 use crate::house::Lodging;
 use crate::orders::order;
-use crate::server::{CLOCK_AHEAD, Special};
+use crate::server::{CLOCK_SKEW, Special};
 
 /// How often each request is sent at the same time.
 const DUPLICATES: usize = 4;
@@ -25,10 +25,8 @@ const DUPLICATES: usize = 4;
 const AT_A_TIME: usize = 8;
 /// How many requests a process has in hand when it is stopped.
 const IN_HAND: usize = 200;
-/// How long before midnight a process is stopped: long enough for the other to be given the head and to answer.
-const STOPPED_FOR: TimeDelta = TimeDelta::seconds(6);
-/// How far the clock of one process is behind that of the database.
-const BEHIND: TimeDelta = TimeDelta::minutes(10);
+/// How far the clock of one process is behind that of the database, in seconds; as a skew.
+const BEHIND: i64 = -600;
 
 /// What is asked under a key, and what was answered.
 struct Request {
@@ -137,51 +135,48 @@ pub(super) async fn a_key_has_one_effect_whoever_is_killed(run: &Run) {
 }
 
 pub(super) async fn a_key_has_one_effect_over_midnight(run: &Run) {
-    let mut lead = TimeDelta::seconds(30);
-    let (fleet, midnight) = loop {
-        let (fleet, midnight) = before_midnight(run, lead).await;
-        if now(&fleet).await < midnight - TimeDelta::seconds(11) {
-            break (fleet, midnight);
-        }
-        // This machine is slow today.
-        fleet.leave(run).await;
-        lead = lead * 2;
-    };
+    let lodging = Lodging::private(Special { clock: true, ..Special::default() }).await;
+    // The clock of the first process is behind the database's: what day it is, the database alone knows.
+    let members = vec![("serve", vec![(CLOCK_SKEW, BEHIND.to_string())]), ("serve", vec![])];
+    let fleet = Fleet::start_with(run, lodging, members).await;
     let clients = fleet.clients();
     let customer = clients[0].post("/customers", &json!({})).expect(201).await.id().to_owned();
-    until(&fleet, midnight - TimeDelta::seconds(9)).await;
     let mut answered = Vec::new();
-    while now(&fleet).await < midnight - STOPPED_FOR - TimeDelta::milliseconds(500) {
-        let first = answered.len();
-        let each = (first..first + AT_A_TIME).map(|number| buy_and_return(run, &clients, &customer, number));
-        answered.extend(join_all(each).await.into_iter().flatten());
+    for _ in 0..run.times(1, 10) {
+        let midnight = move_clock_before_midnight(&fleet, TimeDelta::seconds(4)).await;
+        while now(&fleet).await < midnight - TimeDelta::milliseconds(1_500) {
+            buy_and_return_some(run, &clients, &customer, &mut answered).await;
+        }
+        let before = answered.len();
+        answered.extend(stopped_over_midnight(run, &fleet, &customer, midnight).await);
+        while now(&fleet).await < midnight + TimeDelta::seconds(2) {
+            buy_and_return_some(run, &clients, &customer, &mut answered).await;
+        }
+        // Whatever was asked on the old day is still answered alike.
+        repeat(&clients, &answered[before.saturating_sub(IN_HAND)..]).await;
+        run.count("midnights", 1);
+        if run.is_over() {
+            break;
+        }
     }
-    answered.extend(stopped_over_midnight(run, &fleet, &customer, midnight).await);
-    let placed_before = answered.len();
-    while now(&fleet).await < midnight + TimeDelta::seconds(3) {
-        let first = answered.len();
-        let each = (first..first + AT_A_TIME).map(|number| buy_and_return(run, &clients, &customer, number));
-        answered.extend(join_all(each).await.into_iter().flatten());
-        repeat(&clients, &answered[..AT_A_TIME * 2]).await;
-    }
-    assert!(answered.len() > placed_before, "midnight was passed");
-    repeat(&clients, &answered).await;
     count(run, &fleet, &answered).await;
     fleet.leave(run).await;
 }
 
-/// A house so long before midnight. The clock of its first process is behind the database's: what day it is, the
-/// database alone knows.
-async fn before_midnight(run: &Run, lead: TimeDelta) -> (Fleet, DateTime<Utc>) {
-    let real = commands::clock::now();
-    let seconds = i64::from(real.num_seconds_from_midnight());
-    let ahead = TimeDelta::days(1) - TimeDelta::seconds(seconds) - lead;
-    let midnight = (real + ahead + lead).with_nanosecond(0).unwrap();
-    let ahead = ahead.to_std().unwrap();
-    let lodging = Lodging::private(Special { ahead: Some(ahead), ..Special::default() }).await;
-    let behind = (ahead.as_secs() as i64 - BEHIND.num_seconds()).to_string();
-    let members = vec![("serve", vec![(CLOCK_AHEAD, behind)]), ("serve", vec![])];
-    (Fleet::start_with(run, lodging, members).await, midnight)
+async fn buy_and_return_some(run: &Run, clients: &[Client], customer: &str, answered: &mut Vec<(Request, Told)>) {
+    let first = answered.len();
+    let each = (first..first + AT_A_TIME).map(|number| buy_and_return(run, clients, customer, number));
+    answered.extend(join_all(each).await.into_iter().flatten());
+}
+
+/// Moves the clock to so long before the next midnight, which it gives.
+async fn move_clock_before_midnight(fleet: &Fleet, lead: TimeDelta) -> DateTime<Utc> {
+    let moved = now(fleet).await;
+    let today = moved.with_time(NaiveTime::MIN).unwrap();
+    let midnight = today + TimeDelta::days(1);
+    let ahead = midnight - lead - commands::clock::now();
+    fleet.lodging().set_clock_ahead(ahead).await;
+    midnight
 }
 
 /// What time it is for the database.
@@ -207,13 +202,13 @@ async fn stopped_over_midnight(
     let clients = fleet.clients();
     let requests: Vec<_> = (0..IN_HAND)
         .map(|number| {
-            let key = format!("place-in-hand-{number}");
+            let key = format!("place-in-hand-{midnight}-{number}");
             Request { key, path: "/orders".into(), body: order(customer, 100) }
         })
         .collect();
     let first = join_all(requests.iter().map(|request| ask(&clients[..1], 0, request)));
     let second = async {
-        until(fleet, midnight - STOPPED_FOR).await;
+        until(fleet, midnight - TimeDelta::milliseconds(1_000)).await;
         fleet.signal(0, "STOP");
         let second = join_all(requests.iter().map(|request| ask(&clients[1..], 0, request))).await;
         let answered_at = now(fleet).await;
@@ -224,7 +219,7 @@ async fn stopped_over_midnight(
     };
     // The first begins when the second is about to stop it.
     let first = async {
-        until(fleet, midnight - STOPPED_FOR - TimeDelta::milliseconds(30)).await;
+        until(fleet, midnight - TimeDelta::milliseconds(1_030)).await;
         first.await
     };
     let (first, second) = join(first, second).await;

@@ -5,8 +5,10 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use chrono::{DateTime, Utc};
-use eventstore::{Append, AppendError, Claim, Committed, EventStore, NewEvent, Role, StreamAppend, new_id};
+use chrono::{DateTime, NaiveTime, TimeDelta, Utc};
+use eventstore::{
+    Append, AppendError, Claim, Committed, EventStore, IdempotencyRecord, NewEvent, Role, StreamAppend, new_id,
+};
 use futures::future::{join, join_all};
 use serde_json::json;
 use sqlx::{Connection, PgConnection};
@@ -16,6 +18,7 @@ use super::Run;
 use super::verify::verify_log;
 use crate::house::{Lodging, connect};
 use crate::random::Random;
+use crate::server::Special;
 
 fn event(payload: String, subjects: Vec<Uuid>) -> NewEvent {
     NewEvent {
@@ -245,5 +248,45 @@ pub(super) async fn a_full_queue_says_so_and_one_tenant_cannot_fill_it_for_anoth
         assert!(little < last * 9 / 10, "the other tenant stands at {little} of {last}");
     }
     verify_log(&lodging).await;
+    lodging.leave().await;
+}
+
+/// A process looks a key up, finds nothing, and hangs over midnight, however long; another is asked the same meanwhile.
+pub(super) async fn a_key_is_known_on_the_next_day_by_whoever_has_hung_since(run: &Run) {
+    let lodging = Lodging::private(Special { clock: true, ..Special::default() }).await;
+    let stores = [lodging.store().clone(), connect(&lodging.dsn).await];
+    let tenant = new_id();
+    let keyed = |number: u8, store: &EventStore| {
+        let append = small(store, tenant);
+        let record = IdempotencyRecord {
+            key: [number; 32],
+            item: 0,
+            fingerprint: [6; 32],
+            status: 201,
+            stream_type: "tenancy.tenant".into(),
+            stream_id: append.streams[0].stream_id,
+            version: 1,
+            sequence: 0,
+        };
+        Append { idempotency: Some(record), ..append }
+    };
+    for (number, later) in [0, 60, 300, 43_200].into_iter().enumerate() {
+        let number = number as u8;
+        let hung = keyed(number, &stores[1]);
+        let first = keyed(number, &stores[0]);
+        stores[0].append(first.clone()).await.unwrap();
+        let today = commands::clock::now().with_time(NaiveTime::MIN).unwrap() + TimeDelta::days(i64::from(number) + 1);
+        let ahead = today + TimeDelta::seconds(later) - commands::clock::now();
+        lodging.set_clock_ahead(ahead + TimeDelta::seconds(1)).await;
+        for store in &stores {
+            match store.append(hung.clone()).await {
+                Err(AppendError::Duplicate(record)) => assert_eq!(record.stream_id, first.streams[0].stream_id),
+                other => panic!("{later} s into the next day: {other:?}"),
+            }
+        }
+        run.count("keys of yesterday", 1);
+    }
+    assert_eq!(stores[0].tenant_head(tenant).await.unwrap(), 4);
+    stores[1].close().await;
     lodging.leave().await;
 }
