@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use commands::vault::{HighWaterFile, RootKey};
 use commands::{Executor, Vault, VaultConfig};
 use domain::{TenantId, TypedId};

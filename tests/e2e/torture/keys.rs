@@ -25,6 +25,8 @@ const DUPLICATES: usize = 4;
 const AT_A_TIME: usize = 8;
 /// How many requests a process has in hand when it is stopped.
 const IN_HAND: usize = 200;
+/// How long before midnight a process is stopped: long enough for the other to be given the head and to answer.
+const STOPPED_FOR: TimeDelta = TimeDelta::seconds(6);
 /// How far the clock of one process is behind that of the database, in seconds; as a skew.
 const BEHIND: i64 = -600;
 
@@ -143,8 +145,8 @@ pub(super) async fn a_key_has_one_effect_over_midnight(run: &Run) {
     let customer = clients[0].post("/customers", &json!({})).expect(201).await.id().to_owned();
     let mut answered = Vec::new();
     for _ in 0..run.times(1, 10) {
-        let midnight = move_clock_before_midnight(&fleet, TimeDelta::seconds(4)).await;
-        while now(&fleet).await < midnight - TimeDelta::milliseconds(1_500) {
+        let midnight = move_clock_before_midnight(&fleet, STOPPED_FOR + TimeDelta::seconds(3)).await;
+        while now(&fleet).await < midnight - STOPPED_FOR - TimeDelta::milliseconds(500) {
             buy_and_return_some(run, &clients, &customer, &mut answered).await;
         }
         let before = answered.len();
@@ -208,7 +210,7 @@ async fn stopped_over_midnight(
         .collect();
     let first = join_all(requests.iter().map(|request| ask(&clients[..1], 0, request)));
     let second = async {
-        until(fleet, midnight - TimeDelta::milliseconds(1_000)).await;
+        until(fleet, midnight - STOPPED_FOR).await;
         fleet.signal(0, "STOP");
         let second = join_all(requests.iter().map(|request| ask(&clients[1..], 0, request))).await;
         let answered_at = now(fleet).await;
@@ -219,7 +221,7 @@ async fn stopped_over_midnight(
     };
     // The first begins when the second is about to stop it.
     let first = async {
-        until(fleet, midnight - TimeDelta::milliseconds(1_030)).await;
+        until(fleet, midnight - STOPPED_FOR - TimeDelta::milliseconds(30)).await;
         first.await
     };
     let (first, second) = join(first, second).await;
