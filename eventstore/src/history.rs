@@ -6,11 +6,11 @@ use futures::{Stream, StreamExt, TryStreamExt};
 use uuid::Uuid;
 
 use crate::event::RecordedEvent;
-use crate::ranges::{self, RANGE};
+use crate::ranges;
 use crate::read::{EventFilter, Until};
 use crate::store::{EventStore, StoreError};
 
-/// How many events of a stream are read at a time.
+/// How many events of a stream, or sequences of a tenant, are read at a time.
 const PAGE: i64 = 500;
 
 impl EventStore {
@@ -21,12 +21,7 @@ impl EventStore {
         after: i64,
         until: i64,
     ) -> impl Stream<Item = Result<RecordedEvent, StoreError>> + Send + 'static {
-        let pool = self.inner.reading.clone();
-        let ranges = ranges::ahead(after, until, RANGE, move |after, until| {
-            let pool = pool.clone();
-            async move { ranges::events(&pool, after, until).await }
-        });
-        one_by_one(ranges.map_err(StoreError::from))
+        one_by_one(ranges::log(self.inner.reading.clone(), after, until).map_err(StoreError::from))
     }
 
     /// A tenant's history after a sequence, up to and with another, of what passes the filter, in order.
@@ -38,9 +33,9 @@ impl EventStore {
         filter: EventFilter,
     ) -> impl Stream<Item = Result<RecordedEvent, StoreError>> + Send + 'static {
         let store = self.clone();
-        let ranges = ranges::ahead(after, until, RANGE, move |after, until| {
+        let ranges = ranges::ahead(after, until, PAGE, move |after, until| {
             let (store, filter) = (store.clone(), filter.clone());
-            async move { store.read_tenant(tenant, after, until - after, &filter, RANGE).await }
+            async move { store.read_tenant(tenant, after, until - after, &filter, PAGE).await }
         });
         one_by_one(ranges)
     }

@@ -2,16 +2,21 @@
 //! apart. Several ranges are on their way at a time, so that PostgreSQL, the network and the reader all have work.
 
 use chrono::{DateTime, Utc};
-use futures::{Stream, StreamExt, TryStreamExt};
+use futures::{Stream, StreamExt, TryStreamExt, stream};
 use sqlx::postgres::{PgPool, PgPoolCopyExt};
+use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use crate::event::RecordedEvent;
 
 /// How many positions a range of a long read has.
-pub(crate) const RANGE: i64 = 2_000;
-/// How many ranges of a long read are on their way.
-pub(crate) const AHEAD: usize = 3;
+const RANGE: i64 = 2_000;
+/// How many ranges of a long read are on their way behind the one that is read.
+const AHEAD: usize = 2;
+/// The most rows, and bytes of them, that are handed on together; and how many such chunks of a range may wait. A range
+/// of small events waits as a whole, so that PostgreSQL is done with it; one of large events comes as it is taken.
+const CHUNK: (usize, usize) = (1_000, 1024 * 1024);
+const WAITING: usize = 4;
 
 /// What stands before the first row: a signature, flags, and the length of an extension that nobody uses.
 const HEADER: usize = 19;
@@ -20,8 +25,14 @@ const TRAILER: [u8; 2] = [0xff, 0xff];
 /// Microseconds from 1970 to 2000, when PostgreSQL's time begins.
 const EPOCH: i64 = 946_684_800_000_000;
 
-const EVENT: &str = "position, tenant_id, sequence, stream_id, stream_type, version, event_id, event_type, \
-    schema_version, subjects, actor, occurred_at, recorded_at, payload, metadata";
+macro_rules! event_columns {
+    () => {
+        "position, tenant_id, sequence, stream_id, stream_type, version, event_id, event_type, schema_version, subjects, \
+         actor, occurred_at, recorded_at, payload, metadata"
+    };
+}
+const EVENT: &str = event_columns!();
+const ROW: &str = concat!(event_columns!(), ", salt, body_hash");
 
 /// An event with all that the log has of it.
 #[derive(Clone, Debug)]
@@ -33,61 +44,101 @@ pub(crate) struct Row {
 
 /// The events in `(after, until]`, in order.
 pub(crate) async fn events(pool: &PgPool, after: i64, until: i64) -> Result<Vec<RecordedEvent>, sqlx::Error> {
-    read(pool, EVENT, after, until, event).await
+    begin(pool.clone(), EVENT, after, until, event).try_concat().await
 }
 
-/// All columns of the events in `(after, until]`, range by range, in order.
-pub(crate) fn rows(pool: PgPool, after: i64, until: i64) -> impl Stream<Item = Result<Vec<Row>, sqlx::Error>> {
-    ahead(after, until, RANGE, move |after, until| {
-        let pool = pool.clone();
-        async move { read(&pool, &format!("{EVENT}, salt, body_hash"), after, until, row).await }
-    })
+/// The events in `(after, until]`, in order and in chunks.
+pub(crate) fn log(
+    pool: PgPool,
+    after: i64,
+    until: i64,
+) -> impl Stream<Item = Result<Vec<RecordedEvent>, sqlx::Error>> + Send + 'static {
+    ahead(after, until, RANGE, move |after, until| std::future::ready(begin(pool.clone(), EVENT, after, until, event)))
+        .flatten()
 }
 
-/// The ranges of `(after, until]`, of `span` positions each, as `read` gives them, in order; some are read ahead.
+/// The same, with all columns.
+pub(crate) fn rows(
+    pool: PgPool,
+    after: i64,
+    until: i64,
+) -> impl Stream<Item = Result<Vec<Row>, sqlx::Error>> + Send + 'static {
+    ahead(after, until, RANGE, move |after, until| std::future::ready(begin(pool.clone(), ROW, after, until, row)))
+        .flatten()
+}
+
+/// The ranges of `(after, until]`, of `span` positions each, as `read` gives them, in order; some are begun ahead.
 pub(crate) fn ahead<F: Future>(
     after: i64,
     until: i64,
     span: i64,
     read: impl Fn(i64, i64) -> F,
 ) -> impl Stream<Item = F::Output> {
-    let begins = futures::stream::iter((after..until).step_by(usize::try_from(span).unwrap_or(1)));
-    begins.map(move |begin| read(begin, until.min(begin + span))).buffered(AHEAD)
+    let begins = stream::iter((after..until).step_by(usize::try_from(span).unwrap_or(1)));
+    begins.map(move |begin| read(begin, until.min(begin + span))).buffered(AHEAD + 1)
 }
 
-/// Reads one range. It runs to its end whatever becomes of the caller: a COPY that is left in the middle spoils its
-/// connection.
-async fn read<T: Send + 'static>(
+type Parse<T> = fn(&mut Columns<'_>) -> Option<T>;
+
+/// Begins to read a range, now and in a task of its own: it goes on to the end whatever becomes of the reader, for a COPY
+/// that is left in the middle spoils its connection.
+fn begin<T: Send + 'static>(
+    pool: PgPool,
+    columns: &'static str,
+    after: i64,
+    until: i64,
+    parse: Parse<T>,
+) -> impl Stream<Item = Result<Vec<T>, sqlx::Error>> + Send + 'static {
+    let (sender, receiver) = mpsc::channel(WAITING);
+    tokio::spawn(async move {
+        let end = read(&pool, columns, after, until, parse, &sender).await.map(|()| None);
+        let _ = sender.send(end).await;
+    });
+    // A reader that was only cut off must not take what it has for all there is.
+    let cut_off = || Err(sqlx::Error::WorkerCrashed);
+    stream::try_unfold(receiver, move |mut receiver| async move {
+        let chunk = receiver.recv().await.unwrap_or_else(cut_off)?;
+        Ok(chunk.map(|chunk| (chunk, receiver)))
+    })
+}
+
+/// A chunk of a range; none at its end.
+type Chunk<T> = Result<Option<Vec<T>>, sqlx::Error>;
+
+async fn read<T>(
     pool: &PgPool,
     columns: &str,
     after: i64,
     until: i64,
-    parse: fn(&mut Columns<'_>) -> Option<T>,
-) -> Result<Vec<T>, sqlx::Error> {
+    parse: Parse<T>,
+    sender: &mpsc::Sender<Chunk<T>>,
+) -> Result<(), sqlx::Error> {
     let copy = format!(
         "COPY (SELECT {columns} FROM events WHERE position > {after} AND position <= {until} ORDER BY position) \
          TO STDOUT (FORMAT binary)"
     );
-    let (pool, expected) = (pool.clone(), usize::try_from((until - after).clamp(0, RANGE)).unwrap_or_default());
-    let reading = tokio::spawn(async move {
-        let mut messages = pool.copy_out_raw(&copy).await?;
-        let mut rows = Vec::with_capacity(expected);
-        let (mut begin, mut odd) = (HEADER, false);
-        while let Some(message) = messages.try_next().await? {
-            let bytes = message.get(std::mem::take(&mut begin)..).unwrap_or_default();
-            if bytes != TRAILER {
-                match parse(&mut Columns(bytes.get(2..).unwrap_or_default())) {
-                    Some(row) => rows.push(row),
-                    None => odd = true,
-                }
-            }
+    let mut messages = pool.copy_out_raw(&copy).await?;
+    let (mut chunk, mut size, mut header, mut odd) = (Vec::new(), 0, HEADER, false);
+    while let Some(message) = messages.try_next().await? {
+        let bytes = message.get(std::mem::take(&mut header)..).unwrap_or_default();
+        if bytes == TRAILER || odd {
+            continue;
         }
-        if odd {
-            return Err(sqlx::Error::Decode("a row of the log is not as it should be".into()));
+        match parse(&mut Columns(bytes.get(2..).unwrap_or_default())) {
+            Some(row) => chunk.push(row),
+            None => odd = true,
         }
-        Ok(rows)
-    });
-    reading.await.unwrap_or(Err(sqlx::Error::WorkerCrashed))
+        size += bytes.len();
+        if chunk.len() >= CHUNK.0 || size >= CHUNK.1 {
+            // Where nobody takes it any more, the rest is read for nothing.
+            let _ = sender.send(Ok(Some(std::mem::take(&mut chunk)))).await;
+            size = 0;
+        }
+    }
+    if !chunk.is_empty() {
+        let _ = sender.send(Ok(Some(chunk))).await;
+    }
+    if odd { Err(sqlx::Error::Decode("a row of the log is not as it should be".into())) } else { Ok(()) }
 }
 
 fn row(columns: &mut Columns<'_>) -> Option<Row> {

@@ -329,28 +329,32 @@ async fn another_tenants_rows_are_not_there(house: &House) {
 
 async fn long_reads_are_streams_in_order_and_end_where_they_are_told(house: &House) {
     let (tenant, stream) = (new_id(), new_id());
-    let many = |version: i64, count: usize| {
-        let mut append = append(house, tenant, stream, version);
-        append.streams[0].events = (0..count).map(|_| event("{}")).collect();
-        append
+    let grow = async |version: i64| {
+        let mut grown = append(house, tenant, stream, version);
+        grown.streams[0].events = (0..500).map(|_| event("{}")).collect();
+        house.store.append(grown).await.unwrap()
     };
     // More than a page of a stream, and more than a range of the log; between the two parts, another stream.
-    let first = house.store.append(many(0, 1_200)).await.unwrap();
+    let first = grow(0).await;
+    grow(500).await;
     let between = house.store.append(append(house, tenant, new_id(), 0)).await.unwrap();
-    let last = house.store.append(many(1_200, 1_300)).await.unwrap();
+    for version in [1_000, 1_500] {
+        grow(version).await;
+    }
+    let last = grow(2_000).await;
     let versions = async |until| {
         let events: Vec<_> = house.store.stream(tenant, stream, until).try_collect().await.unwrap();
         assert!(events.iter().map(|event| event.version).eq(1..=events.len() as i64), "{until:?}");
         events.len()
     };
     assert_eq!(versions(Until::End).await, 2_500);
-    assert_eq!(versions(Until::Version(1_000)).await, 1_000);
+    assert_eq!(versions(Until::Version(700)).await, 700);
     assert_eq!(versions(Until::Version(0)).await, 0);
-    assert_eq!(versions(Until::Sequence(between.sequence)).await, 1_200);
-    assert_eq!(versions(Until::Sequence(between.sequence + 1)).await, 1_201);
-    assert_eq!(versions(Until::Time(between.recorded_at)).await, 1_200);
+    assert_eq!(versions(Until::Sequence(between.sequence)).await, 1_000);
+    assert_eq!(versions(Until::Sequence(between.sequence + 1)).await, 1_001);
+    assert_eq!(versions(Until::Time(between.recorded_at)).await, 1_000);
     assert_eq!(versions(Until::Time(first.recorded_at - TimeDelta::microseconds(1))).await, 0);
-    let after = first.position - 1_200;
+    let after = first.position - 500;
     let log: Vec<_> = house.store.log(after, last.position).try_collect().await.unwrap();
     assert!(log.iter().map(|event| event.position).eq(after + 1..=last.position));
     let history = |filter| house.store.tenant_log(tenant, 10, last.sequence, filter).try_collect::<Vec<_>>();

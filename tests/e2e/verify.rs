@@ -89,14 +89,14 @@ async fn a_good_log_is_found_good(_: &House) {
 
 /// What is done to the log by somebody who may do anything, and what is told of it: all of this, and nothing else.
 const DEEDS: &[(&str, &[&str])] = &[
-    ("DELETE FROM events WHERE position = 7", &["positions 7 to 7 are missing", "its sequence follows on", "a row of "]),
+    ("DELETE FROM events WHERE position = 3", &["positions 3 to 3 are missing", "its sequence follows on", "a row of "]),
     (
         "DELETE FROM events WHERE position = (SELECT max(position) FROM events)",
         &["are missing", "log_head stands at", "its head stands at sequence", "a row of "],
     ),
     (
-        "UPDATE events SET version = 9 WHERE position = 6",
-        &["position 6", "the version before 9 of stream", "a row of "],
+        "UPDATE events SET version = 9 WHERE position = (SELECT max(position) FROM events WHERE event_type = 'customer.created')",
+        &["the version before 9 of stream", "a row of "],
     ),
     (
         "UPDATE events SET stream_type = 'crm.note' WHERE event_type = 'order.refunded'",
@@ -158,6 +158,11 @@ const DEEDS: &[(&str, &[&str])] = &[
     ("UPDATE tenant_heads SET sequence = sequence + 1", &["its head stands at sequence"]),
     ("DELETE FROM tenant_heads", &["its tenant has no head", "a row of "]),
     ("UPDATE idempotency_keys SET version = 77", &["a row of idempotency_keys"]),
+    (
+        "INSERT INTO idempotency_keys SELECT day - 1, tenant_id, key, item, fingerprint, status, stream_type, stream_id,
+            version, sequence FROM idempotency_keys",
+        &["answers under a key that was answered the day before"],
+    ),
     (
         r"INSERT INTO unique_claims SELECT tenant_id, 'x', '\x00', gen_random_uuid() FROM tenant_heads",
         &["a row of unique_claims"],

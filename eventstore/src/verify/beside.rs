@@ -147,14 +147,22 @@ struct Beside {
 const STREAM: &str =
     "SELECT FROM events e WHERE e.tenant_id = t.tenant_id AND e.stream_id = t.stream_id AND e.version = 1";
 
-const TABLES: [Beside; 7] = [
+const TABLES: [Beside; 8] = [
     Beside {
         table: "idempotency_keys",
         names: "t.stream_id",
-        wanted: "SELECT FROM events e JOIN tenant_heads h USING (tenant_id) WHERE e.tenant_id = t.tenant_id
-            AND e.stream_id = t.stream_id AND e.version = t.version AND e.stream_type = t.stream_type
-            AND t.sequence <= h.sequence",
+        // A command that changed nothing was answered with what the stream was.
+        wanted: "SELECT 1 WHERE t.version = 0 UNION ALL SELECT 1 FROM events e JOIN tenant_heads h USING (tenant_id)
+            WHERE e.tenant_id = t.tenant_id AND e.stream_id = t.stream_id AND e.version = t.version
+            AND e.stream_type = t.stream_type AND t.sequence <= h.sequence",
         what: "answers with a version of a stream that is not in the log",
+    },
+    Beside {
+        table: "idempotency_keys",
+        names: "t.stream_id",
+        wanted: "SELECT 1 WHERE NOT EXISTS (SELECT FROM idempotency_keys y WHERE y.tenant_id = t.tenant_id
+            AND y.key = t.key AND y.item = t.item AND y.day = t.day - 1)",
+        what: "answers under a key that was answered the day before",
     },
     Beside {
         table: "unique_claims",
