@@ -9,10 +9,8 @@ use crate::projector::Projector;
 /// What became of a read model's rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Adopted {
-    /// They belong to the log as it is.
-    Kept,
-    /// They were thrown away, and are made anew from the beginning of the log.
-    Dropped,
+    /// They belong to the log as it is, or there are none any more: then they are made anew from its beginning.
+    Ours,
     /// They say that the log has gone back, which nobody has noticed yet.
     Beyond(HighWater),
 }
@@ -34,13 +32,13 @@ pub(crate) async fn adopt(
         return Ok(Adopted::Beyond(beyond));
     }
     if places.iter().all(|place| place.incarnation == newest) {
-        return Ok(Adopted::Kept);
+        return Ok(Adopted::Ours);
     }
     let mut tx = conn.begin().await?;
     let places = self::places(projector, generation, "FOR UPDATE", &mut tx).await?;
     // Another process may have done it, or know of a later life.
     if places.iter().any(|place| place.incarnation >= newest) {
-        return Ok(Adopted::Kept);
+        return Ok(Adopted::Ours);
     }
     // Of a life that was lost as a whole nobody knows where it began.
     let lost = places.iter().any(|place| {
@@ -61,7 +59,11 @@ pub(crate) async fn adopt(
     .execute(&mut *tx)
     .await?;
     tx.commit().await?;
-    Ok(if lost { Adopted::Dropped } else { Adopted::Kept })
+    if lost {
+        let projector = projector.name();
+        tracing::warn!(projector, incarnation = newest, "rows of a lost end of the log: made anew");
+    }
+    Ok(Adopted::Ours)
 }
 
 /// Where each checkpoint stands.

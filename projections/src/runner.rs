@@ -206,21 +206,10 @@ impl Runner {
             return Err(Failure::OtherRevision { rows: revision, ours: self.projector.revision() });
         }
         self.generation = generation;
-        match adopt(&*self.projector, generation, &self.incarnations, end, &mut conn).await? {
-            Adopted::Kept => {}
-            Adopted::Dropped => {
-                let incarnation = self.incarnations.newest().id;
-                tracing::warn!(
-                    projector = self.projector.name(),
-                    incarnation,
-                    "rows of a lost end of the log: made anew"
-                );
-            }
-            Adopted::Beyond(place) => {
-                drop(conn);
-                self.shared.store.settle(&[Evidence::Seen { by: "a read model", place }]).await?;
-                return Err(Failure::LogRestored);
-            }
+        if let Adopted::Beyond(place) = adopt(&*self.projector, generation, &self.incarnations, end, &mut conn).await? {
+            drop(conn);
+            self.shared.store.settle(&[Evidence::Seen { by: "a read model", place }]).await?;
+            return Err(Failure::LogRestored);
         }
         self.checkpoints = Checkpoints::new(self.projector.name(), generation, self.incarnations.newest().id);
         self.checkpoints.slots = slots;

@@ -28,6 +28,7 @@ mod orders;
 mod privacy;
 mod processes;
 mod provider;
+mod restored;
 
 use std::process::ExitCode;
 
