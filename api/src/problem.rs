@@ -292,7 +292,17 @@ impl std::error::Error for Problem {}
 impl From<eventstore::StoreError> for Problem {
     fn from(error: eventstore::StoreError) -> Self {
         tracing::error!(error = &error as &dyn std::error::Error, "the event store failed a request");
-        Self::unavailable()
+        match error {
+            eventstore::StoreError::Decode(domain::DecodeError::Unknown { name, schema_version }) => Self::new(
+                codes::UNAVAILABLE,
+                format!(
+                    "The history of this resource has `{name}` in version {schema_version}, which a newer version of this \
+                     service wrote. The process that answers does not know it yet."
+                ),
+            )
+            .retry_after(5),
+            _ => Self::unavailable(),
+        }
     }
 }
 

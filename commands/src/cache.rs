@@ -1,60 +1,172 @@
-//! States of streams, as of their last known commit. A state is a hint: what appends is checked by its version, and what
-//! refuses or changes nothing confirms the version first.
+//! States of streams, as of their last known commit, and the newest that is on its way. A state is a hint: what appends
+//! is checked by its version, and what refuses or changes nothing confirms the version first.
+//!
+//! Architecture Invariant: what is not committed is decided upon and never answered.
 
 use std::any::Any;
 use std::collections::HashSet;
+use std::io::Write;
 use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
 
 use domain::Aggregate;
-use eventstore::{Loaded, same_incarnation};
+use eventstore::{Loaded, Pending, same_incarnation};
 use moka::sync::Cache;
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
-/// How many streams are remembered; one takes about two kilobytes.
-const STREAMS: u64 = 20_000;
+/// How many bytes the remembered streams may take, as they are weighed.
+const BYTES: u64 = 64 * 1024 * 1024;
+/// What a stream takes beside its state: its place here, its locks.
+const PLACE: usize = 400;
 
-type Slot = Arc<Mutex<Option<Remembered>>>;
+/// Commands on one stream are decided one after the other; nobody holds this while waiting for a commit.
+pub(crate) type Place<A> = Arc<Mutex<Stream<A>>>;
 
-/// A state, and the epoch under which it was true: in another incarnation of the log it may never have been.
-pub(crate) struct Remembered {
+/// What this process knows of one stream.
+#[derive(Debug)]
+pub(crate) struct Stream<A> {
+    /// The epoch under which the states were true: in another incarnation of the log they may never have been.
     epoch: i64,
-    state: Box<dyn Any + Send + Sync>,
+    committed: Option<Arc<Loaded<A>>>,
+    /// The state after the newest append, which is on its way. Its sequence is not known yet.
+    tip: Option<(Arc<Loaded<A>>, Pending)>,
+    /// Versions at which the state was weighed: each time it has twice as many.
+    weighed: i64,
 }
 
-impl Remembered {
-    pub(crate) fn new<A: Aggregate>(epoch: i64, state: Loaded<A>) -> Self {
-        Self { epoch, state: Box::new(state) }
+impl<A> Default for Stream<A> {
+    fn default() -> Self {
+        Self { epoch: 0, committed: None, tip: None, weighed: 0 }
     }
 }
 
-/// The streams that this process knows, each behind a lock: commands on one stream are decided one after the other.
+impl<A: Aggregate> Stream<A> {
+    /// Forgets what was true in another incarnation than that of the epoch.
+    pub(crate) fn at(&mut self, epoch: i64) -> &mut Self {
+        if !same_incarnation(self.epoch, epoch) {
+            (self.committed, self.tip) = (None, None);
+        }
+        self.epoch = epoch;
+        self
+    }
+
+    /// The newest state on its way, if one is.
+    pub(crate) fn tip(&mut self) -> Option<(Arc<Loaded<A>>, Pending)> {
+        self.settle();
+        self.tip.clone()
+    }
+
+    /// The last state that is known to be committed.
+    pub(crate) fn committed(&mut self) -> Option<Arc<Loaded<A>>> {
+        self.settle();
+        self.committed.clone()
+    }
+
+    /// An append was handed over.
+    pub(crate) fn advance(&mut self, after: Arc<Loaded<A>>, pending: Pending) {
+        self.tip = Some((after, pending));
+    }
+
+    /// A state is committed.
+    pub(crate) fn learn(&mut self, loaded: Arc<Loaded<A>>) {
+        if self.committed.as_ref().is_none_or(|known| known.version < loaded.version) {
+            self.committed = Some(loaded);
+        }
+    }
+
+    /// Something was not as it seemed: the log is asked next time.
+    pub(crate) fn forget(&mut self) {
+        self.committed = None;
+    }
+
+    /// Takes in what has become of the newest append, if that is known.
+    pub(crate) fn settle(&mut self) {
+        let Some((loaded, outcome)) = self.tip.take_if(|(_, pending)| pending.settled().is_some()) else { return };
+        match outcome.settled() {
+            Some(Ok(committed)) => {
+                let sequence = committed.sequence;
+                self.learn(Arc::new(Loaded { sequence, ..(*loaded).clone() }));
+            }
+            _ => self.forget(),
+        }
+    }
+
+    /// What the state weighs, where it has grown since it was weighed last.
+    fn weigh(&mut self) -> Option<u32> {
+        let loaded = self.committed.as_ref()?;
+        if loaded.version < self.weighed * 2 && self.weighed > 0 {
+            return None;
+        }
+        self.weighed = loaded.version.max(1);
+        let mut text = Counted(0);
+        // As text it is about half of what it takes in memory.
+        let _ = serde_json::to_writer(&mut text, &loaded.state);
+        u32::try_from(PLACE + size_of::<Loaded<A>>() + text.0 * 2).ok()
+    }
+}
+
+/// Counts what is written to it.
+struct Counted(usize);
+
+impl Write for Counted {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A [`Place`] of whatever kind, and what it weighs.
+#[derive(Clone)]
+struct Entry {
+    place: Arc<dyn Any + Send + Sync>,
+    bytes: u32,
+}
+
+/// The streams that this process knows.
 #[derive(Clone)]
 pub(crate) struct StreamCache {
-    slots: Cache<(Uuid, Uuid), Slot>,
+    entries: Cache<(Uuid, Uuid), Entry>,
 }
 
 impl StreamCache {
     pub(crate) fn new() -> Self {
-        Self { slots: Cache::new(STREAMS) }
+        Self::of_bytes(BYTES)
     }
 
-    /// The place of a stream's state. After an eviction two commands may hold two places; then one of them conflicts.
-    pub(crate) fn slot(&self, tenant: Uuid, stream: Uuid) -> Slot {
-        self.slots.get_with((tenant, stream), Slot::default)
+    fn of_bytes(bytes: u64) -> Self {
+        let entries = Cache::builder().max_capacity(bytes).weigher(|_, entry: &Entry| entry.bytes).build();
+        Self { entries }
     }
 
-    pub(crate) fn known(&self, tenant: Uuid, stream: Uuid) -> Option<Slot> {
-        let slot = self.slots.get(&(tenant, stream));
-        metrics::counter!("annals_stream_cache_total", "hit" => if slot.is_some() { "yes" } else { "no" }).increment(1);
-        slot
+    /// The place of a stream. After an eviction two commands may hold two places; then one of them conflicts.
+    pub(crate) fn place<A: Aggregate>(&self, tenant: Uuid, stream: Uuid) -> Place<A> {
+        let empty = || Entry { place: Arc::new(Mutex::new(Stream::<A>::default())), bytes: PLACE as u32 };
+        let entry = self.entries.get_with((tenant, stream), empty);
+        // A stream of another kind has that id: the log will say so.
+        entry.place.downcast().unwrap_or_default()
+    }
+
+    /// The place of a stream that is remembered.
+    pub(crate) fn known<A: Aggregate>(&self, tenant: Uuid, stream: Uuid) -> Option<Place<A>> {
+        self.entries.get(&(tenant, stream)).and_then(|entry| entry.place.downcast().ok())
+    }
+
+    /// Notes what a stream weighs now, where it has grown.
+    pub(crate) fn weigh<A: Aggregate>(&self, tenant: Uuid, stream: Uuid, place: &Place<A>, known: &mut Stream<A>) {
+        let Some(bytes) = known.weigh() else { return };
+        let entry = Entry { place: place.clone(), bytes };
+        self.entries.insert((tenant, stream), entry);
+        metrics::gauge!("annals_stream_cache_bytes").set(self.entries.weighted_size() as f64);
     }
 }
 
-/// The state in a slot, if it is of that kind and of the incarnation of that epoch.
-pub(crate) fn state<A: Aggregate>(slot: &Option<Remembered>, epoch: i64) -> Option<Loaded<A>> {
-    let known = slot.as_ref().filter(|known| same_incarnation(known.epoch, epoch));
-    known.and_then(|known| known.state.downcast_ref::<Loaded<A>>()).cloned()
+/// Counts how often a stream's state was in memory.
+pub(crate) fn count(hit: bool) {
+    metrics::counter!("annals_stream_cache_total", "hit" => if hit { "yes" } else { "no" }).increment(1);
 }
 
 /// The keyed requests that this process is carrying out.

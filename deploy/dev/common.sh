@@ -155,4 +155,5 @@ stop_started() {
     [[ -e $CALL_DIR/postgres ]] && postgres_stop
     wait
     [[ $INSTANCE == test && ! -e $INSTANCE_DIR/keep ]] && test_data_remove
+    [[ $INSTANCE == bench ]] && bench_data_remove
 }

@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# An instance is a set of services with their data, ports and settings below .dev: `run` is durable, `test` is not.
+# An instance is a set of services with their data, ports and settings below .dev: `run` is durable, `test` is
+# not, `bench` is durable and lives as long as one call.
 
 # What ./dev decides itself. It is cleared first, so that settings of one instance in the caller's environment
 # (from ./dev env) never reach the other.

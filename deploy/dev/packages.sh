@@ -3,7 +3,7 @@
 
 MISSING=()   # Debian packages
 
-# require_programs WHAT...: of build, lints, services, demo, agent, kcat.
+# require_programs WHAT...: of build, lints, services, bench_log, demo, agent, kcat.
 require_programs() {
     local what
     PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin"
@@ -47,6 +47,9 @@ missing_services() {
     [[ $(java_program) ]] || MISSING+=(openjdk-17-jre-headless)
     kafka_jars_there || need mvn maven
 }
+
+# pgbench is in the same package as the server.
+missing_bench_log() { [[ $(postgres_bin) ]] || MISSING+=(postgresql); }
 
 missing_demo() { python3 -c 'import ensurepip, venv' 2>/dev/null || MISSING+=(python3-venv); }
 

@@ -94,7 +94,7 @@ postgres_create() {
 postgres_configure() {
     {
         cat "$ROOT/deploy/postgres/postgresql.conf"
-        [[ $INSTANCE == run ]] || cat "$ROOT/deploy/postgres/not-durable.conf"
+        [[ $INSTANCE != test ]] || cat "$ROOT/deploy/postgres/not-durable.conf"
         printf 'port = %s\n' "$DEV_POSTGRES_PORT"
     } | postgres_as tee "$POSTGRES_DATA/annals.conf" >/dev/null
 }
@@ -110,7 +110,7 @@ WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = 'annals') \gexec
 SQL
 }
 
-# The tests' data is thrown away, so its server need not put it in order first.
+# The data of tests and benchmarks is thrown away, so its server need not put it in order first.
 postgres_stop() {
     local bin mode=fast
     postgres_running || return 0

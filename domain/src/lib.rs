@@ -25,7 +25,7 @@ pub mod text;
 pub use aggregate::{Aggregate, Timed};
 pub use calendar::TimeZone;
 pub use context::Context;
-pub use event::{DecodeError, Event, EventType};
+pub use event::{DecodeError, Event, EventType, event_type};
 pub use id::{
     AgentId, AnyId, ApiKeyId, CustomerId, ErasureId, IdError, NoteId, OrderId, PlanId, PrivacyRequestId, RunId,
     SubscriptionId, SystemId, TenantId, TestClockId, TypedId,

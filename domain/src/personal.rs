@@ -220,6 +220,30 @@ impl JsonSchema for Secret {
     }
 }
 
+/// A stored payload as somebody sees it who may see nothing personal: null in the place of what is sealed, and
+/// [`HIDDEN`] in that of a secret. This is the form that its schema describes. An error where a value stands open.
+pub fn masked(value: &mut serde_json::Value) -> Result<(), OpenValue> {
+    match value {
+        serde_json::Value::Object(fields) => {
+            let key = if fields.len() == 1 { fields.keys().next().map(String::as_str) } else { None };
+            match key {
+                Some(OPEN) => return Err(OpenValue),
+                Some(SEALED | ERASED) => *value = serde_json::Value::Null,
+                Some(SECRET) => *value = HIDDEN.into(),
+                _ => fields.values_mut().try_for_each(masked)?,
+            }
+            Ok(())
+        }
+        serde_json::Value::Array(items) => items.iter_mut().try_for_each(masked),
+        _ => Ok(()),
+    }
+}
+
+/// A personal value in the clear, where none may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a personal value stands open")]
+pub struct OpenValue;
+
 #[cfg(test)]
 mod tests {
     use super::*;

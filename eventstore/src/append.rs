@@ -137,6 +137,20 @@ impl Append {
             || self.settled_command.is_some()
     }
 
+    /// Whether nothing is stored with its events.
+    pub(crate) fn has_events_alone(&self) -> bool {
+        self.idempotency.is_none()
+            && self.claims.is_empty()
+            && self.subjects.is_empty()
+            && self.process_command.is_none()
+            && self.work.is_none()
+    }
+
+    /// The id of its last event, by which an attempt whose answer got lost is recognised.
+    pub(crate) fn last_event_id(&self) -> Option<Uuid> {
+        self.streams.iter().flat_map(|stream| &stream.events).next_back().map(|event| event.event_id)
+    }
+
     pub(crate) fn bytes(&self) -> usize {
         self.streams.iter().flat_map(|s| &s.events).map(|e| e.payload.len() + e.metadata.len() + 200).sum()
     }
@@ -193,6 +207,9 @@ pub enum AppendError {
         /// How many.
         bytes: usize,
     },
+    /// The append that it was decided upon was not committed: decide anew.
+    #[error("what it was decided upon was not committed")]
+    Superseded,
     /// Postgres refuses the bytes.
     #[error("the store refuses the data: {0}")]
     Refused(String),

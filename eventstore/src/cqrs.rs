@@ -7,15 +7,13 @@ use std::collections::HashMap;
 use cqrs_es::{AggregateError, EventEnvelope};
 use domain::cqrs::{Adapted, Stored};
 use domain::{Aggregate, Context, Event, TypedId};
+use futures::TryStreamExt;
 
 use crate::append::{Append, AppendError, StreamAppend};
 use crate::event::NewEvent;
 use crate::fold::Loaded;
 use crate::read::Until;
 use crate::store::{EventStore, StoreError, new_id};
-
-/// How many events of a stream are read at a time.
-const PAGE: i64 = 500;
 
 /// Our log, for one tenant and actor.
 #[derive(Debug)]
@@ -56,29 +54,19 @@ impl<A: Aggregate> cqrs_es::EventStore<Adapted<A>> for CqrsStore {
 
     async fn load_events(&self, id: &str) -> Result<Vec<EventEnvelope<Adapted<A>>>, AggregateError<A::Error>> {
         let id: A::Id = id.parse().map_err(unexpected)?;
-        let mut events = Vec::new();
-        loop {
-            let after = events.last().map_or(0, |event: &crate::RecordedEvent| event.version);
-            let page = self.store.read_stream(self.ctx.tenant.uuid(), id.uuid(), after, Until::End, PAGE).await;
-            let page = page.map_err(unexpected)?;
-            let last = (page.len() as i64) < PAGE;
-            events.extend(page);
-            if last {
-                break;
-            }
-        }
-        let envelope = |event: &crate::RecordedEvent| {
-            let payload = event.decode::<A::Event>()?;
-            Ok(payload.map(|payload| EventEnvelope {
+        let mut events = self.store.stream(self.ctx.tenant.uuid(), id.uuid(), Until::End);
+        let mut envelopes = Vec::new();
+        while let Some(event) = events.try_next().await.map_err(unexpected)? {
+            let decoded = event.decode::<A::Event>();
+            let decoded = decoded.map_err(|error| AggregateError::DeserializationError(Box::new(error)))?;
+            envelopes.extend(decoded.map(|payload| EventEnvelope {
                 aggregate_id: id.to_string(),
                 sequence: usize::try_from(event.version).unwrap_or_default(),
                 payload: Stored(payload),
                 metadata: HashMap::new(),
-            }))
-        };
-        let envelopes =
-            events.iter().filter_map(|event| envelope(event).transpose()).collect::<Result<_, domain::DecodeError>>();
-        envelopes.map_err(|error| AggregateError::DeserializationError(Box::new(error)))
+            }));
+        }
+        Ok(envelopes)
     }
 
     async fn load_aggregate(&self, id: &str) -> Result<CqrsContext<A>, AggregateError<A::Error>> {

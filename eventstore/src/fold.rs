@@ -2,15 +2,13 @@
 
 use chrono::{DateTime, Utc};
 use domain::{Aggregate, DecodeError, TypedId};
+use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::event::RecordedEvent;
 use crate::read::Until;
 use crate::store::{EventStore, StoreError};
-
-/// How many events of a stream are read at a time: memory does not grow with its length.
-const PAGE: i64 = 500;
 
 /// An aggregate's state and where it stands.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -74,17 +72,13 @@ impl EventStore {
     /// Folds a stream; a default state in version 0 where there is none, or where it is of another kind.
     pub async fn load<A: Aggregate>(&self, tenant: Uuid, id: A::Id, until: Until) -> Result<Loaded<A>, StoreError> {
         let mut loaded = Loaded::default();
-        loop {
-            let page = self.read_stream(tenant, id.uuid(), loaded.version, until, PAGE).await?;
-            if page.first().is_some_and(|event| event.stream_type != A::STREAM.name) {
+        let mut events = self.stream(tenant, id.uuid(), until);
+        while let Some(event) = events.try_next().await? {
+            if event.stream_type != A::STREAM.name {
                 return Ok(Loaded::default());
             }
-            for event in &page {
-                loaded.fold(event)?;
-            }
-            if (page.len() as i64) < PAGE {
-                return Ok(loaded);
-            }
+            loaded.fold(&event)?;
         }
+        Ok(loaded)
     }
 }

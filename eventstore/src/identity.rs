@@ -143,9 +143,9 @@ impl EventStore {
     }
 }
 
-const RECORD: &str =
+pub(crate) const RECORD: &str =
     "SELECT key, item, fingerprint, status, stream_type, stream_id, version, sequence FROM idempotency_keys";
-const FRESH: &str = "day >= (clock_timestamp() AT TIME ZONE 'UTC')::date - 1";
+pub(crate) const FRESH: &str = "day >= (clock_timestamp() AT TIME ZONE 'UTC')::date - 1";
 
 pub(crate) async fn idempotency_record(
     conn: &mut PgConnection,
@@ -159,7 +159,7 @@ pub(crate) async fn idempotency_record(
     row.as_ref().map(record).transpose()
 }
 
-fn record(row: &PgRow) -> Result<IdempotencyRecord, sqlx::Error> {
+pub(crate) fn record(row: &PgRow) -> Result<IdempotencyRecord, sqlx::Error> {
     Ok(IdempotencyRecord {
         key: bytes32(row, 0)?,
         item: row.try_get(1)?,
@@ -172,7 +172,7 @@ fn record(row: &PgRow) -> Result<IdempotencyRecord, sqlx::Error> {
     })
 }
 
-fn bytes32(row: &PgRow, index: usize) -> Result<[u8; 32], sqlx::Error> {
+pub(crate) fn bytes32(row: &PgRow, index: usize) -> Result<[u8; 32], sqlx::Error> {
     let bytes: Vec<u8> = row.try_get(index)?;
     bytes.try_into().map_err(|_| sqlx::Error::Decode("not 32 bytes".into()))
 }

@@ -3,25 +3,31 @@
 //! Architecture Invariant: all SQL that names the log's tables is in this crate, and positions, sequences and versions
 //! are dense and in commit order, because every append advances the one row of `log_head` first.
 
-mod alone;
 pub mod append;
 pub mod bytes;
 pub mod cqrs;
 pub mod event;
 pub mod fold;
 mod guard;
+mod history;
 mod identity;
 mod incarnation;
 mod leases;
 mod membership;
 pub mod migrate;
 mod pools;
+mod queue;
+mod ranges;
+mod rare;
 mod read;
 mod relay_cursor;
+mod slow;
+mod slow_facts;
 mod statement;
 mod store;
 mod tail;
 mod tokens;
+pub mod verify;
 mod work;
 mod writer;
 
@@ -34,6 +40,7 @@ pub use identity::{ApiKeyRecord, SubjectRow};
 pub use incarnation::{Evidence, HighWater, HighWaterMark, Incarnation, Incarnations, MarkError, same_incarnation};
 pub use leases::Leadership;
 pub use pools::{Credentials, Role, TenantDb, WriteDsn};
+pub use queue::Pending;
 pub use read::{EventFilter, Until};
 pub use relay_cursor::RelayCursor;
 pub use store::{EventStore, StoreConfig, StoreError, new_id};

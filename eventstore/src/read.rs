@@ -3,11 +3,13 @@
 //! Long reads go in ranges, each a statement of its own: one long transaction would keep dead versions of the head alive.
 
 use chrono::{DateTime, Utc};
+use domain::names::STREAM_TYPES;
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Row};
 use uuid::Uuid;
 
 use crate::event::RecordedEvent;
+use crate::ranges;
 use crate::store::{EventStore, StoreError};
 
 const EVENT: &str = "SELECT position, tenant_id, sequence, stream_id, stream_type, version, event_id, event_type, \
@@ -22,6 +24,8 @@ pub enum Until {
     Version(i64),
     /// Up to and with this sequence of the tenant.
     Sequence(i64),
+    /// What was recorded at this moment or before.
+    Time(DateTime<Utc>),
 }
 
 /// Which events of a tenant's history are wanted.
@@ -36,15 +40,20 @@ pub struct EventFilter {
 impl EventStore {
     /// Events after a position, in order, at most `limit`. Positions are dense: what is not there is not committed.
     pub async fn read_log(&self, after: i64, limit: i64) -> Result<Vec<RecordedEvent>, StoreError> {
-        let sql = format!("{EVENT} WHERE position > $1 AND position <= $1 + $2 ORDER BY position");
-        let rows = sqlx::query(AssertSqlSafe(sql)).bind(after).bind(limit).fetch_all(&self.inner.reading).await?;
-        Ok(rows.iter().map(event).collect::<Result<_, _>>()?)
+        Ok(ranges::events(&self.inner.reading, after, after.saturating_add(limit)).await?)
     }
 
-    /// Events of these types in a range of positions, `until` included, in order.
+    /// Events of these types in a range of positions, `until` included, in order; and of the streams that hold them also
+    /// those whose type this program does not know, so that whoever reads them can stop before them.
     pub async fn read_log_of(&self, after: i64, until: i64, types: &[&str]) -> Result<Vec<RecordedEvent>, StoreError> {
-        let sql = format!("{EVENT} WHERE position > $1 AND position <= $2 AND event_type = ANY($3) ORDER BY position");
+        let sql = format!(
+            "{EVENT} WHERE position > $1 AND position <= $2
+             AND (event_type = ANY($3) OR stream_type = ANY($4) AND event_type <> ALL($5)) ORDER BY position"
+        );
+        let streams = STREAM_TYPES.iter().filter(|stream| stream.events.iter().any(|event| types.contains(event)));
+        let known: Vec<_> = domain::catalogue().iter().map(|kind| kind.name).collect();
         let query = sqlx::query(AssertSqlSafe(sql)).bind(after).bind(until).bind(types);
+        let query = query.bind(streams.map(|stream| stream.name).collect::<Vec<_>>()).bind(known);
         let rows = query.fetch_all(&self.inner.reading).await?;
         Ok(rows.iter().map(event).collect::<Result<_, _>>()?)
     }
@@ -58,14 +67,15 @@ impl EventStore {
         until: Until,
         limit: i64,
     ) -> Result<Vec<RecordedEvent>, StoreError> {
-        let (version, sequence) = match until {
-            Until::End => (i64::MAX, i64::MAX),
-            Until::Version(version) => (version, i64::MAX),
-            Until::Sequence(sequence) => (i64::MAX, sequence),
+        let (version, sequence, time) = match until {
+            Until::End => (i64::MAX, i64::MAX, None),
+            Until::Version(version) => (version, i64::MAX, None),
+            Until::Sequence(sequence) => (i64::MAX, sequence, None),
+            Until::Time(time) => (i64::MAX, i64::MAX, Some(time)),
         };
         let sql = format!(
             "{EVENT} WHERE tenant_id = $1 AND stream_id = $2 AND version > $3 AND version <= $4 AND sequence <= $5
-             ORDER BY version LIMIT $6"
+             AND ($6::timestamptz IS NULL OR recorded_at <= $6) ORDER BY version LIMIT $7"
         );
         let mut tx = self.inner.tenants.begin(tenant).await?;
         let rows = sqlx::query(AssertSqlSafe(sql))
@@ -74,6 +84,7 @@ impl EventStore {
             .bind(after)
             .bind(version)
             .bind(sequence)
+            .bind(time)
             .bind(limit)
             .fetch_all(&mut *tx)
             .await?;

@@ -13,6 +13,7 @@ use crate::guard::{self, Guard, StartError};
 use crate::incarnation::{Evidence, HighWaterMark, Incarnations, MarkError};
 use crate::membership::Membership;
 use crate::pools::{Role, TenantDb, WriteDsn};
+use crate::queue::Pending;
 use crate::tail::Tail;
 use crate::tokens::Forks;
 use crate::writer::Writer;
@@ -99,9 +100,14 @@ impl EventStore {
             StartError::Database(error) => StoreError::Database(error),
         })?;
         first.close().await?;
-        // Planning is the first cost of a small batch; the statement's plan never depends on its parameters.
-        let appending =
-            dsn.writers(&guard, 2, &[("plan_cache_mode", "force_generic_plan"), ("statement_timeout", "30s")])?;
+        let appending = [
+            // Planning is the first cost of a small batch; the statement's plan never depends on its parameters.
+            ("plan_cache_mode", "force_generic_plan"),
+            ("statement_timeout", "30s"),
+            // A process that hangs while it holds the head's lock must not stop the others.
+            ("idle_in_transaction_session_timeout", "1s"),
+        ];
+        let appending = dsn.writers(&guard, 2, &appending)?;
         let writing = dsn.writers(&guard, 4, &[("statement_timeout", "30s")])?;
         // A lost claim means that somebody else looks, so nobody waits for the disk.
         let claiming = dsn.writers(&guard, 6, &[("statement_timeout", "10s"), ("synchronous_commit", "off")])?;
@@ -136,9 +142,16 @@ impl EventStore {
         })
     }
 
-    /// Appends, in one commit with whatever else waits. On any error nothing is stored.
+    /// Appends, in one commit with whatever else waits. On any error nothing is stored, save `Unavailable` after a lost
+    /// connection, where it is not known.
     pub async fn append(&self, append: Append) -> Result<Committed, AppendError> {
-        self.inner.writer.append(append).await
+        self.submit(append, None)?.outcome().await
+    }
+
+    /// Hands an append over without waiting for its commit; `after` is an append to the same stream that it was decided
+    /// upon and that was not committed yet. It is committed behind that one, or not at all.
+    pub fn submit(&self, append: Append, after: Option<Pending>) -> Result<Pending, AppendError> {
+        self.inner.writer.submit(append, after)
     }
 
     /// The pool that shows one tenant at a time.
@@ -203,6 +216,7 @@ impl EventStore {
         self.inner.membership.leave().await;
         self.inner.guard.note().await;
         let inner = &self.inner;
+        inner.writer.close().await;
         for pool in [&inner.appending, &inner.writing, &inner.claiming, &inner.reading, inner.tenants.pool()] {
             pool.close().await;
         }

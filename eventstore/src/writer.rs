@@ -1,229 +1,238 @@
 //! Group commit: two workers take turns at committing whatever waits, as one statement a batch.
 //!
-//! A batch that Postgres refuses is halved until each refused append stands alone; alone it is checked under the head's
-//! lock, so that its caller hears which rule it broke and nobody else hears anything.
+//! What the statement can't commit (a version, a name, a key, a byte in it is refused, the epoch has risen, the answer
+//! got lost) goes the slow way: under the head's lock, where each append is looked at by itself.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sqlx::Connection;
-use sqlx::postgres::PgPool;
-use tokio::sync::{Mutex, mpsc, oneshot};
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgPool, Postgres};
+use sqlx::{Connection, PgConnection};
+use tokio_util::task::TaskTracker;
 
 use crate::append::{Append, AppendError, Committed};
 use crate::event::MAX_EVENT_BYTES;
+use crate::queue::{Batch, Job, MAX_BATCH_BYTES, MAX_BATCH_EVENTS, Pending, Queue};
 use crate::tail::Tail;
-use crate::{alone, statement};
+use crate::{slow, statement};
 
-/// The most events that one statement commits: beyond it, latency grows and throughput does not.
-const MAX_BATCH_EVENTS: usize = 4_000;
-/// The most bytes of one statement.
-const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
-/// How many appends may wait; more are told to come back.
-const QUEUE: usize = 10_000;
-/// How long a lost connection is tried again before a caller hears `Unavailable`.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-struct Job {
-    append: Append,
-    reply: oneshot::Sender<Result<Committed, AppendError>>,
-    /// When it came: patience is the caller's, not the queue's.
-    begun: Instant,
-}
+/// The most streams of one append.
+const MAX_STREAMS: usize = 4;
+/// The server ends a statement after 30 s; a server that can't even do that is given up a little later.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(35);
+/// The pauses between two tries while Postgres can't be reached: the first and the longest.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
 
 /// The queue in front of the log.
 #[derive(Clone)]
 pub(crate) struct Writer {
-    queue: mpsc::Sender<Job>,
+    queue: Arc<Closing>,
+    workers: TaskTracker,
+}
+
+/// Closes the queue with the last handle on it.
+struct Closing(Arc<Queue>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.close();
+    }
 }
 
 impl Writer {
     /// Starts the workers on a pool of `annals_writer`; they end when the last clone of the writer is dropped.
     pub(crate) fn start(pool: PgPool, tail: Tail) -> Self {
-        let (queue, jobs) = mpsc::channel(QUEUE);
-        let jobs = Arc::new(Mutex::new(jobs));
+        let (queue, workers) = (Arc::new(Queue::default()), TaskTracker::new());
         for _ in 0..2 {
-            let worker = Worker { pool: pool.clone(), tail: tail.clone(), jobs: jobs.clone() };
-            tokio::spawn(worker.run());
+            let link = Link { pool: pool.clone(), conn: None };
+            let worker = Worker { link, tail: tail.clone(), queue: queue.clone() };
+            workers.spawn(worker.run());
         }
-        Self { queue }
+        workers.close();
+        Self { queue: Arc::new(Closing(queue)), workers }
     }
 
-    /// Hands an append over and waits for its commit.
-    pub(crate) async fn append(&self, append: Append) -> Result<Committed, AppendError> {
+    /// Takes nothing more in, and waits until the batches in hand are through and their connections given back.
+    pub(crate) async fn close(&self) {
+        self.queue.0.close();
+        self.workers.wait().await;
+    }
+
+    /// Hands an append over, behind one that it was decided upon.
+    pub(crate) fn submit(&self, append: Append, after: Option<Pending>) -> Result<Pending, AppendError> {
+        if append.streams.len() > MAX_STREAMS || append.event_count() > MAX_BATCH_EVENTS {
+            return Err(AppendError::Refused(format!("more than {MAX_STREAMS} streams or {MAX_BATCH_EVENTS} events")));
+        }
         let size = |e: &crate::NewEvent| e.payload.len() + e.metadata.len();
         let largest = append.streams.iter().flat_map(|s| &s.events).map(size).max().unwrap_or_default();
         if largest > MAX_EVENT_BYTES {
             return Err(AppendError::TooLarge { bytes: largest });
         }
-        let (reply, answer) = oneshot::channel();
-        self.queue.try_send(Job { append, reply, begun: Instant::now() }).map_err(|_| AppendError::Unavailable)?;
-        answer.await.unwrap_or(Err(AppendError::Unavailable))
+        if append.bytes() > MAX_BATCH_BYTES {
+            return Err(AppendError::TooLarge { bytes: append.bytes() });
+        }
+        self.queue.0.push(append, after)
+    }
+}
+
+/// A worker's own connection, made anew when it is lost.
+struct Link {
+    pool: PgPool,
+    conn: Option<PoolConnection<Postgres>>,
+}
+
+impl Link {
+    async fn get(&mut self) -> Result<&mut PgConnection, sqlx::Error> {
+        if self.conn.is_none() {
+            self.conn = Some(self.pool.acquire().await?);
+        }
+        self.conn.as_deref_mut().ok_or(sqlx::Error::PoolClosed)
+    }
+
+    /// Gives the connection up: what it still has under way is not waited for.
+    fn lose(&mut self) {
+        if let Some(conn) = self.conn.take() {
+            drop(conn.detach());
+        }
     }
 }
 
 struct Worker {
-    pool: PgPool,
+    link: Link,
     tail: Tail,
-    jobs: Arc<Mutex<mpsc::Receiver<Job>>>,
+    queue: Arc<Queue>,
 }
 
-/// How a batch fared as a whole.
+/// How a batch fared as one statement.
 enum Outcome {
-    Committed(Vec<Committed>),
-    EpochChanged,
-    /// A version, a name, a key or a byte in it is refused: look at each.
+    /// Under which epoch, and where.
+    Committed(i64, Vec<Committed>),
+    /// Something in it is refused, or has to be looked at.
     Refused,
     /// Whether it was committed is unknown.
     Lost,
 }
 
 impl Worker {
-    async fn run(self) {
-        while let Some(jobs) = self.next_batch().await {
-            metrics::histogram!("annals_append_batch_events")
-                .record(jobs.iter().map(|job| job.append.event_count()).sum::<usize>() as f64);
-            // Whoever has gone before the first attempt wants no effect any more, and will hear of none.
-            let jobs: Vec<_> = jobs.into_iter().filter(|job| !job.reply.is_closed()).collect();
-            let epoch = self.tail.epoch();
-            let (batch, alone): (Vec<_>, Vec<_>) = jobs
-                .into_iter()
-                .partition(|job| !job.append.is_rare() && job.append.epoch == epoch && !near_midnight(&job.append));
-            if !batch.is_empty() {
-                self.commit(epoch, batch).await;
-            }
-            for job in alone {
-                self.commit_alone(job).await;
-            }
+    async fn run(mut self) {
+        while let Some(batch) = self.queue.clone().take().await {
+            self.commit(batch).await;
         }
     }
 
-    /// Whatever waits, at least one, within the bounds of a statement.
-    async fn next_batch(&self) -> Option<Vec<Job>> {
-        let mut jobs = self.jobs.lock().await;
-        let first = jobs.recv().await?;
-        let (mut events, mut bytes) = (first.append.event_count(), first.append.bytes());
-        let mut batch = vec![first];
-        while events < MAX_BATCH_EVENTS && bytes < MAX_BATCH_BYTES {
-            let Ok(job) = jobs.try_recv() else { break };
-            events += job.append.event_count();
-            bytes += job.append.bytes();
-            batch.push(job);
-        }
-        Some(batch)
-    }
-
-    /// Commits the batch as one statement; where that is refused, its halves.
-    async fn commit(&self, epoch: i64, mut batch: Vec<Job>) {
-        // Neighbours in the index are inserted one after the other.
-        batch.sort_by_key(|job| (job.append.tenant, job.append.streams.first().map(|s| s.stream_id)));
-        let mut parts = vec![batch];
-        while let Some(mut part) = parts.pop() {
-            if part.len() == 1 {
-                if let Some(job) = part.pop() {
-                    self.commit_single(epoch, job).await;
-                }
-                continue;
+    async fn commit(&mut self, mut batch: Batch) {
+        // Neighbours in the index are inserted one after the other; what follows another on a stream stays behind it.
+        batch.jobs.sort_by_key(|job| (job.append.tenant, job.append.streams.first().map(|s| s.stream_id)));
+        let (rare, jobs): (Vec<&Job>, Vec<&Job>) = batch.jobs.iter().partition(|job| job.append.is_rare());
+        if !jobs.is_empty() {
+            let begun = Instant::now();
+            let events: usize = jobs.iter().map(|job| job.append.event_count()).sum();
+            metrics::histogram!("annals_append_batch_events").record(events as f64);
+            match self.try_statement(&jobs).await {
+                Outcome::Committed(epoch, all) => self.answer(&jobs, epoch, all),
+                Outcome::Refused | Outcome::Lost => self.commit_slowly(jobs).await,
             }
-            match self.try_statement(epoch, &part.iter().map(|job| &job.append).collect::<Vec<_>>()).await {
-                Outcome::Committed(all) => self.answer(epoch, part, all),
-                Outcome::Refused => {
-                    let right = part.split_off(part.len() / 2);
-                    parts.push(right);
-                    parts.push(part);
-                }
-                Outcome::EpochChanged | Outcome::Lost => {
-                    for job in part {
-                        self.commit_alone(job).await;
-                    }
-                }
-            }
+            metrics::histogram!("annals_append_batch_seconds").record(begun.elapsed().as_secs_f64());
+        }
+        for job in rare {
+            self.commit_slowly(vec![job]).await;
         }
     }
 
-    async fn commit_single(&self, epoch: i64, job: Job) {
-        match self.try_statement(epoch, &[&job.append]).await {
-            Outcome::Committed(all) => self.answer(epoch, vec![job], all),
-            Outcome::EpochChanged | Outcome::Refused | Outcome::Lost => self.commit_alone(job).await,
+    async fn try_statement(&mut self, jobs: &[&Job]) -> Outcome {
+        let epoch = self.tail.epoch();
+        if jobs.iter().any(|job| job.append.epoch != epoch) {
+            return Outcome::Refused;
         }
-    }
-
-    async fn try_statement(&self, epoch: i64, batch: &[&Append]) -> Outcome {
-        let attempt = async {
-            let mut conn = self.pool.acquire().await?;
-            statement::append(&mut conn, epoch, batch).await
-        };
-        match attempt.await {
-            Ok(Some(committed)) => Outcome::Committed(committed),
-            Ok(None) => Outcome::EpochChanged,
+        let appends: Vec<&Append> = jobs.iter().map(|job| &job.append).collect();
+        let place = (epoch, self.tail.position());
+        let attempt = async { statement::append(self.link.get().await?, place, false, &appends).await };
+        match in_time(attempt).await {
+            Ok(Some(committed)) => Outcome::Committed(epoch, committed),
+            Ok(None) => Outcome::Refused,
             Err(error) if is_data_error(&error) => Outcome::Refused,
             Err(error) => {
-                tracing::warn!(%error, "the outcome of a batch is unknown; each of its appends is submitted again");
+                tracing::warn!(%error, "the outcome of a batch is unknown; its appends are submitted again");
+                self.link.lose();
                 Outcome::Lost
             }
         }
     }
 
-    /// Commits one append under the head's lock, told apart from all others; repeats it until its outcome is known.
-    async fn commit_alone(&self, job: Job) {
-        let mut pause = Duration::from_millis(20);
-        let result = loop {
-            let attempt = async {
-                let mut conn = self.pool.acquire().await?;
-                let mut tx = conn.begin().await?;
-                let result = alone::append(&mut tx, &job.append).await?;
-                match result {
-                    Ok((committed, epoch)) => {
-                        tx.commit().await?;
-                        self.tail.learn(committed.position, epoch);
-                        Ok::<_, sqlx::Error>(Ok(committed))
-                    }
-                    Err(refused) => {
-                        tx.rollback().await?;
-                        Ok(Err(refused))
+    /// Commits appends under the head's lock, each told apart from the others; repeats it until the outcome is known.
+    /// Where bytes are refused, the batch is halved until it is known whose.
+    async fn commit_slowly(&mut self, jobs: Vec<&Job>) {
+        metrics::counter!("annals_append_slow_total").increment(1);
+        let mut pause = PAUSES.0;
+        let mut parts = vec![jobs];
+        while let Some(mut part) = parts.pop() {
+            part.iter().filter(|job| job.is_superseded()).for_each(|job| job.settle(Err(AppendError::Superseded)));
+            part.retain(|job| !job.is_settled());
+            let attempt = async { transaction(self.link.get().await?, &self.tail, &part).await };
+            match in_time(attempt).await {
+                Ok((results, epoch)) => {
+                    pause = PAUSES.0;
+                    self.tail.learn_epoch(epoch);
+                    for (job, result) in part.iter().zip(results) {
+                        if let Ok(committed) = &result {
+                            self.tail.learn(committed.position, epoch);
+                        }
+                        job.settle(result);
                     }
                 }
-            };
-            match attempt.await {
-                Ok(result) => break result,
-                Err(error) if is_data_error(&error) => break Err(AppendError::Refused(error.to_string())),
-                Err(error) if job.begun.elapsed() > PATIENCE => {
-                    tracing::error!(%error, "an append could not be committed");
-                    break Err(AppendError::Unavailable);
+                Err(error) if is_data_error(&error) && part.len() == 1 => {
+                    part.iter().for_each(|job| job.settle(Err(AppendError::Refused(error.to_string()))));
                 }
-                Err(_) => {
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(Duration::from_secs(1));
+                Err(error) if is_data_error(&error) => {
+                    let right = part.split_off(part.len() / 2);
+                    parts.extend([right, part]);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, appends = part.len(), "appends could not be committed yet");
+                    self.link.lose();
+                    part.iter()
+                        .filter(|job| job.is_out_of_patience())
+                        .for_each(|job| job.settle(Err(AppendError::Unavailable)));
+                    part.retain(|job| !job.is_settled());
+                    if !part.is_empty() {
+                        parts.push(part);
+                        tokio::time::sleep(pause).await;
+                        pause = (pause * 2).min(PAUSES.1);
+                    }
                 }
             }
-        };
-        // The caller may have gone; the append stands all the same.
-        let _ = job.reply.send(result);
+        }
     }
 
-    fn answer(&self, epoch: i64, jobs: Vec<Job>, committed: Vec<Committed>) {
-        if let Some(last) = committed.iter().map(|c| c.position).max() {
-            self.tail.learn(last, epoch);
+    fn answer(&mut self, jobs: &[&Job], epoch: i64, committed: Vec<Committed>) {
+        if let Some(last) = committed.iter().max_by_key(|c| c.position) {
+            self.tail.learn(last.position, epoch);
         }
-        for (job, committed) in jobs.into_iter().zip(committed) {
-            let _ = job.reply.send(Ok(committed));
+        for (job, committed) in jobs.iter().zip(committed) {
+            job.settle(Ok(committed));
         }
     }
 }
 
-/// The same key may be on its way to yesterday's table and to today's: around midnight look under the lock.
-fn near_midnight(append: &Append) -> bool {
-    append.idempotency.is_some()
-        && append
-            .streams
-            .first()
-            .and_then(|s| s.events.first())
-            .is_some_and(|e| matches!(uuid_minute(e.event_id), 0 | 1_439))
+/// The slow way, in a transaction of its own.
+async fn transaction(
+    conn: &mut PgConnection,
+    tail: &Tail,
+    jobs: &[&Job],
+) -> Result<(Vec<Result<Committed, AppendError>>, i64), sqlx::Error> {
+    let appends: Vec<&Append> = jobs.iter().map(|job| &job.append).collect();
+    let before = |(index, job): (usize, &&Job)| jobs[..index].iter().rposition(|other| job.follows(other));
+    let decided_on: Vec<_> = jobs.iter().enumerate().map(before).collect();
+    let mut tx = conn.begin().await?;
+    let (results, epoch) = slow::append(&mut tx, tail.position(), &appends, &decided_on).await?;
+    tx.commit().await?;
+    Ok((results, epoch))
 }
 
-/// The minute of the day in which a UUIDv7 was made.
-fn uuid_minute(id: uuid::Uuid) -> u64 {
-    id.get_timestamp().map_or(1, |t| t.to_unix().0 / 60 % (24 * 60))
+async fn in_time<T>(attempt: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
+    tokio::time::timeout(ANSWERS_WITHIN, attempt).await.unwrap_or(Err(sqlx::Error::WorkerCrashed))
 }
 
 /// Whether Postgres refuses what stands in the batch (classes 21, 22, 23, 54), rather than being unable to answer.

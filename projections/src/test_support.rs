@@ -91,8 +91,13 @@ impl House {
 
     /// Appends events, each list to a new or known stream, and gives the tenant's last sequence.
     pub(crate) async fn append(&self, tenant: Uuid, streams: Vec<StreamAppend>) -> i64 {
-        let append = Append { tenant, epoch: self.store.epoch(), streams, ..Append::default() };
-        self.store.append(append).await.unwrap().sequence
+        let mut last = 0;
+        // An append has four streams at most.
+        for streams in streams.chunks(4).map(<[_]>::to_vec) {
+            let append = Append { tenant, epoch: self.store.epoch(), streams, ..Append::default() };
+            last = self.store.append(append).await.unwrap().sequence;
+        }
+        last
     }
 
     /// Waits until a projector has seen that sequence.

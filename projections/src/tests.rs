@@ -385,6 +385,7 @@ async fn what_kafka_loses_is_read_from_the_log() {
         last = house.append(tenant, vec![created(new_id(), "DE")]).await;
     }
     house.seen("commerce_customers", tenant, last).await;
+    house.seen(AUDIT_ENTRIES, tenant, last).await;
     let counts = house.reads.event_types(tenant).await.unwrap();
     assert_eq!(counts.iter().map(|of| of.count).sum::<i64>(), last);
     house.stop.cancel();

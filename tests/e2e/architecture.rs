@@ -1,11 +1,12 @@
 //! Who may depend on whom. Read from `cargo metadata`, so that a new arrow can't slip in unseen.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::Value;
 
 use crate::house::House;
+use crate::lodging::root;
 use crate::tests;
 
 tests![
@@ -57,11 +58,6 @@ async fn the_house_depends_in_one_direction(_: &House) {
         assert!(!found["domain"].contains(outside), "domain depends on {outside}");
     }
     assert!(!found["projections"].contains("chacha20poly1305"), "projectors hold no keys");
-}
-
-/// Where the repository is.
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }
 
 /// Every source file of the workspace's crates.

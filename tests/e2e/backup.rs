@@ -140,7 +140,7 @@ pub(crate) async fn projectors(read: &WriteDsn) -> i64 {
 /// projecting.
 pub(crate) async fn equal_the_fold(lodging: &Lodging, read: &WriteDsn) {
     let name = format!("{}_anew", lodging.database());
-    let anew = create_database(&name).await;
+    let anew = create_database(&server().url, &name).await;
     let (url, nowhere) = (anew.url.clone(), lodging.free_address());
     let settings =
         [("ANNALS_READ_DATABASE_URL", url.as_str()), ("ANNALS_KAFKA_BROKERS", ""), ("ANNALS_LISTEN", nowhere.as_str())];

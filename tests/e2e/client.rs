@@ -1,5 +1,7 @@
 //! A REST consumer: sends, and says at each call which status it expects.
 
+use std::time::Duration;
+
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, RequestBuilder};
 use serde_json::Value;
@@ -95,19 +97,25 @@ impl Call {
     }
 
     pub(crate) async fn send(self) -> Answer {
-        let response = self.0.send().await.unwrap();
+        self.answer().await.unwrap()
+    }
+
+    async fn answer(self) -> reqwest::Result<Answer> {
+        let response = self.0.send().await?;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
-        let text = response.text().await.unwrap();
+        let text = response.text().await?;
         let body = serde_json::from_str(&text).unwrap_or(Value::Null);
-        Answer { status, headers, text, body, what: self.1 }
+        Ok(Answer { status, headers, text, body, what: self.1 })
+    }
+
+    /// The answer, if it comes whole and in time.
+    pub(crate) async fn within(self, patience: Duration) -> Option<Answer> {
+        tokio::time::timeout(patience, self.answer()).await.ok()?.ok()
     }
 
     /// The status, if anybody answers.
     pub(crate) async fn try_send(self) -> Option<u16> {
-        let response = self.0.send().await.ok()?;
-        let status = response.status().as_u16();
-        response.bytes().await.ok()?;
-        Some(status)
+        self.answer().await.ok().map(|answer| answer.status)
     }
 
     /// Sends and expects that status.

@@ -12,6 +12,7 @@ use crate::agents::agent;
 use crate::house::{House, Lodging, Tenant};
 use crate::processes::{Running, ready};
 use crate::provider::Provider;
+use crate::random::Random;
 use crate::tests;
 
 tests![
@@ -36,18 +37,6 @@ async fn served() -> (Lodging, Running, Tenant) {
     let tenant = lodging.tenant().await;
     ready(&tenant).await;
     (lodging, serve, tenant)
-}
-
-/// A small generator of random numbers (xorshift); the seed is told when a test fails.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 % bound as u64).unwrap()
-    }
 }
 
 /// What the log says of each run: its attempts, and how many outcomes each has.
@@ -77,7 +66,7 @@ async fn runs_survive_hosts_that_are_killed_and_stopped(_: &House) {
     let (lodging, serve, tenant) = served().await;
     let provider = Provider::start().await;
     let seed = u64::from(std::process::id()) << 16 | 1;
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let mut agents = Vec::new();
     for manner in ["ok", "wait/100", "wait/700", "flaky/1", "status/400"] {
         agents.push(agent(&tenant, &provider.agent(manner)).await.id().to_owned());

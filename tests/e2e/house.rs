@@ -26,7 +26,7 @@ pub(crate) struct House {
     pub(crate) store: EventStore,
 }
 
-type Body = for<'a> fn(&'a House) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+type Body = for<'a> fn(&'a House) -> Pin<Box<dyn Future<Output = ()> + 'a>>;
 
 /// One test; a panic in it is its failure.
 pub(crate) fn trial(name: &'static str, body: Body) -> Trial {

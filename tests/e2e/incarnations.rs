@@ -12,7 +12,7 @@ use sqlx::{Connection, PgConnection};
 
 use crate::backup::{Backup, end, equal_the_fold, has_nowhere, projectors, until_read};
 use crate::house::{House, Lodging, Tenant, connect};
-use crate::lodging::{create_database, drop_database, setting};
+use crate::lodging::{create_database, drop_database, server, setting};
 use crate::privacy::{carry_out, erase};
 use crate::processes::{Running, ready};
 use crate::restored::{
@@ -227,7 +227,7 @@ async fn read_models_that_were_not_restored_are_made_anew(_: &House) {
     for brokers in [setting("ANNALS_KAFKA_BROKERS"), String::new()] {
         let lodging = Lodging::new().await;
         let name = format!("{}_read", lodging.database());
-        let read = create_database(&name).await;
+        let read = create_database(&server().url, &name).await;
         let settings = [("ANNALS_READ_DATABASE_URL", read.url.as_str()), ("ANNALS_KAFKA_BROKERS", &brokers)];
         let all = Running::start(&lodging, "all", &settings);
         let tenant = lodging.tenant().await;

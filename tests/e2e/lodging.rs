@@ -1,10 +1,11 @@
 //! A place for Annals to live in: a database, a topic, a key store, a port. Leaving it leaves nothing behind.
 
 use std::ops::Deref;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use commands::vault::{HighWaterFile, RootKey};
 use commands::{Executor, Vault, VaultConfig};
 use domain::{TenantId, TypedId};
@@ -19,6 +20,7 @@ use tempfile::TempDir;
 use tokio::process::Command;
 
 use crate::client::{Answer, Client};
+use crate::server::{Server, Special};
 
 /// Made of 32 zero bytes: nothing that these tests seal is worth more.
 const ROOT_KEY: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
@@ -45,6 +47,11 @@ const SCOPES: &[&str] = &[
 /// A setting of the instance that `./dev` started.
 pub(crate) fn setting(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run the tests with ./dev test"))
+}
+
+/// Where the repository is.
+pub(crate) fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }
 
 /// The program under test.
@@ -80,7 +87,7 @@ pub(crate) async fn connect(dsn: &WriteDsn) -> EventStore {
 
 /// A port that is free and that this run hands out once: below those that the kernel gives to outgoing connections, and
 /// below those of `./dev`.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let begin = u16::try_from(std::process::id() % 9_000).unwrap();
     loop {
@@ -100,13 +107,25 @@ pub(crate) struct Lodging {
     listen: String,
     executor: Executor,
     http: reqwest::Client,
+    server: Option<Server>,
 }
 
 impl Lodging {
+    /// On the server that the tests share.
     pub(crate) async fn new() -> Self {
+        Self::on(&setting("ANNALS_DATABASE_URL"), None).await
+    }
+
+    /// On a server of its own, for tests that break it.
+    pub(crate) async fn private(special: Special) -> Self {
+        let server = Server::start(special).await;
+        Self::on(&server.url(), Some(server)).await
+    }
+
+    async fn on(url: &str, server: Option<Server>) -> Self {
         let name = uuid::Uuid::now_v7().simple().to_string();
         let database = format!("annals_test_{name}");
-        let dsn = create_database(&database).await;
+        let dsn = create_database(url, &database).await;
         let folder = tempfile::Builder::new().prefix("annals-test-").tempdir().unwrap();
         std::fs::write(folder.path().join("root.key"), ROOT_KEY).unwrap();
         let store = connect(&dsn).await;
@@ -119,7 +138,16 @@ impl Lodging {
         let http = reqwest::Client::builder().pool_max_idle_per_host(64).build().unwrap();
         let listen = format!("127.0.0.1:{}", free_port());
         let topic = format!("annals.test.{name}");
-        Self { dsn, topic, database, folder, listen, executor: Executor::new(store, vault), http }
+        Self { dsn, topic, database, folder, listen, executor: Executor::new(store, vault), http, server }
+    }
+
+    /// The server of its own.
+    pub(crate) fn server(&self) -> &Server {
+        self.private_server().expect("the lodging is private")
+    }
+
+    pub(crate) fn private_server(&self) -> Option<&Server> {
+        self.server.as_ref()
     }
 
     pub(crate) fn store(&self) -> &EventStore {
@@ -185,7 +213,16 @@ impl Lodging {
             let name = format!("ANNALS_{role}_PASSWORD");
             command.env(&name, setting(&name));
         }
+        command.envs(self.server.as_ref().map(Server::clock).unwrap_or_default());
         command
+    }
+
+    /// Moves the server's clock, and makes the tables of the new day as a process would within the hour.
+    pub(crate) async fn set_clock_ahead(&self, ahead: TimeDelta) {
+        self.server().set_clock_ahead(ahead.num_seconds());
+        let mut conn = PgConnection::connect_with(&self.dsn.options(Role::Writer).unwrap()).await.unwrap();
+        sqlx::query("SELECT turn_idempotency_days()").execute(&mut conn).await.unwrap();
+        conn.close().await.unwrap();
     }
 
     /// What must never be printed.
@@ -230,7 +267,10 @@ impl Lodging {
     /// Closes every connection and takes everything away.
     pub(crate) async fn leave(&self) {
         self.store().close().await;
-        drop_database(&self.database).await;
+        match &self.server {
+            Some(server) => server.end("QUIT").await,
+            None => drop_database(&self.database).await,
+        }
         let kafka = ClientConfig::new().set("bootstrap.servers", setting("ANNALS_KAFKA_BROKERS")).clone();
         let admin: AdminClient<DefaultClientContext> = kafka.create().unwrap();
         let _ = admin.delete_topics(&[&self.topic], &AdminOptions::new()).await;
@@ -280,6 +320,11 @@ impl Tenant {
     /// The tenant with another key, or none.
     pub(crate) fn using(&self, client: Client) -> Self {
         Self { client, ..self.clone() }
+    }
+
+    /// The tenant at another address.
+    pub(crate) fn moved_to(&self, address: &str) -> Self {
+        Self { client: self.client.at(address), approver: self.approver.at(address), ..self.clone() }
     }
 
     /// The tenant with the approver's key.
@@ -350,8 +395,8 @@ pub(crate) fn server() -> WriteDsn {
 }
 
 /// A migrated database.
-pub(crate) async fn create_database(name: &str) -> WriteDsn {
-    let admin = server();
+pub(crate) async fn create_database(url: &str, name: &str) -> WriteDsn {
+    let admin = WriteDsn { url: url.to_owned(), credentials: credentials() };
     let mut conn = PgConnection::connect_with(&admin.options(Role::Owner).unwrap()).await.unwrap();
     sqlx::query(AssertSqlSafe(format!("CREATE DATABASE {name}"))).execute(&mut conn).await.unwrap();
     let (server, _) = admin.url.rsplit_once('/').unwrap();

@@ -2,9 +2,11 @@
 
 use std::collections::HashSet;
 
-use chrono::{DateTime, Utc};
-use eventstore::{Append, AppendError, Claim, IdempotencyRecord, NewEvent, StreamAppend, Until, new_id};
+use chrono::{DateTime, TimeDelta, Utc};
+use eventstore::{Append, AppendError, Claim, EventFilter, IdempotencyRecord, NewEvent, StreamAppend, Until, new_id};
+use futures::TryStreamExt;
 use futures::future::join_all;
+use serde_json::json;
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
@@ -21,8 +23,13 @@ tests![
     nothing_is_written_about_an_erased_person,
     an_append_that_was_committed_is_recognised_when_it_comes_again,
     events_cannot_be_changed_or_deleted,
+    several_streams_are_appended_to_at_once_or_not_at_all,
+    what_is_decided_on_an_append_is_committed_behind_it_or_not_at_all,
+    commands_on_one_stream_are_decided_one_on_the_other,
+    the_losers_in_a_batch_are_told_and_the_rest_is_committed,
     a_redaction_keeps_the_hash_of_the_body,
     another_tenants_rows_are_not_there,
+    long_reads_are_streams_in_order_and_end_where_they_are_told,
 ];
 
 fn event(payload: &str) -> NewEvent {
@@ -159,6 +166,118 @@ async fn an_append_that_was_committed_is_recognised_when_it_comes_again(house: &
     assert_eq!(house.store.append(append).await, Ok(first));
 }
 
+async fn several_streams_are_appended_to_at_once_or_not_at_all(house: &House) {
+    let tenant = new_id();
+    let ids: Vec<Uuid> = (0..5).map(|_| new_id()).collect();
+    let stream = |id: &Uuid, expected_version| StreamAppend {
+        stream_type: "tenancy.tenant",
+        stream_id: *id,
+        expected_version,
+        events: vec![event("{}"), event("{}")],
+    };
+    let of = |streams: Vec<StreamAppend>| Append { tenant, epoch: house.store.epoch(), streams, ..Append::default() };
+    let four = of(ids[..4].iter().map(|id| stream(id, 0)).collect());
+    let committed = house.store.append(four.clone()).await.unwrap();
+    assert_eq!(committed.sequence, 8);
+    assert_eq!(house.store.append(four).await, Ok(committed), "the same again is recognised");
+    let one_is_old = of(vec![stream(&ids[0], 2), stream(&ids[4], 0), stream(&ids[1], 1)]);
+    let told = AppendError::Conflict { stream_id: ids[1], actual: 2 };
+    assert_eq!(house.store.append(one_is_old).await, Err(told));
+    assert_eq!(house.store.tenant_head(tenant).await.unwrap(), 8);
+    let five = of(ids.iter().map(|id| stream(id, 0)).collect());
+    assert!(matches!(house.store.append(five).await, Err(AppendError::Refused(_))));
+    // Of many that share streams in all ways, each is whole or not there.
+    let racers = (0..60).map(|n| of(vec![stream(&ids[n % 4], 2), stream(&ids[(n + 1 + n / 4 % 3) % 4], 2)]));
+    let racers = racers.filter(|append| append.streams[0].stream_id != append.streams[1].stream_id);
+    let won = join_all(racers.map(|append| house.store.append(append))).await.into_iter().filter(Result::is_ok).count();
+    assert!((1..=2).contains(&won), "{won}");
+    assert_eq!(house.store.tenant_head(tenant).await.unwrap(), 8 + 4 * won as i64);
+}
+
+async fn what_is_decided_on_an_append_is_committed_behind_it_or_not_at_all(house: &House) {
+    let (tenant, stream) = (new_id(), new_id());
+    let mut after = None;
+    let mut all = Vec::new();
+    for version in 0..50 {
+        let pending = house.store.submit(append(house, tenant, stream, version), after).unwrap();
+        all.push(pending.clone());
+        after = Some(pending);
+    }
+    for (pending, version) in all.into_iter().zip(1..) {
+        assert_eq!(pending.outcome().await.unwrap().sequence, version);
+    }
+    // The first of the next ones loses against another process.
+    let other = crate::house::connect(&house.dsn).await;
+    other.append(append(house, tenant, stream, 50)).await.unwrap();
+    let loser = house.store.submit(append(house, tenant, stream, 50), None).unwrap();
+    let follower = house.store.submit(append(house, tenant, stream, 51), Some(loser.clone())).unwrap();
+    assert_eq!(loser.outcome().await, Err(AppendError::Conflict { stream_id: stream, actual: 51 }));
+    let told = follower.outcome().await.unwrap_err();
+    assert!(matches!(told, AppendError::Superseded | AppendError::Conflict { .. }), "{told:?}");
+    assert_eq!(house.store.stream_version(tenant, stream).await.unwrap(), 51);
+    other.close().await;
+}
+
+async fn commands_on_one_stream_are_decided_one_on_the_other(house: &House) {
+    let tenant = house.tenant().await;
+    let body = json!({"name": "Basic", "price": {"amount": 100, "currency": "USD"}, "interval": "month"});
+    let plan = tenant.post("/plans", &body).expect(201).await;
+    let path = format!("/plans/{}", plan.id());
+    let rename = |n: usize| tenant.patch(&path, &json!({"name": format!("Plan {n}")})).expect(200);
+    let answers = join_all((0..200).map(rename)).await;
+    let mut versions: Vec<String> = answers.iter().map(|answer| answer.header("etag").to_owned()).collect();
+    versions.sort_by_key(|etag| etag.trim_matches('"').parse::<i64>().unwrap());
+    assert_eq!(versions, (2..=201).map(|n| format!("\"{n}\"")).collect::<Vec<_>>(), "each has an effect of its own");
+    let id: domain::PlanId = plan.id().parse().unwrap();
+    let events =
+        house.store.read_stream(domain::TypedId::uuid(&tenant.id), domain::TypedId::uuid(&id), 0, Until::End, 500);
+    let events = events.await.unwrap();
+    for answer in &answers {
+        let version: i64 = answer.header("etag").trim_matches('"').parse().unwrap();
+        let event = &events[usize::try_from(version).unwrap() - 1];
+        let stored: serde_json::Value = serde_json::from_str(event.payload.as_ref().unwrap()).unwrap();
+        assert_eq!(stored["name"], answer.body["name"], "it is answered with what it stored");
+        assert_eq!(answer.sequence(), event.sequence);
+    }
+    let commits: HashSet<_> = events.iter().map(|event| event.recorded_at).collect();
+    assert!(commits.len() < 150, "{} commits: none waits for the one before", commits.len());
+}
+
+async fn the_losers_in_a_batch_are_told_and_the_rest_is_committed(house: &House) {
+    let tenant = new_id();
+    let (taken, erased, before) = (new_id(), new_id(), house.store.epoch());
+    let claim = |key: u8, stream_id| vec![Claim { kind: "commerce.customer.email".into(), key: [key; 32], stream_id }];
+    let first = Append { claims: claim(1, taken), ..append(house, tenant, taken, 0) };
+    house.store.append(first).await.unwrap();
+    house.store.append(Append { tombstone: Some(erased), ..append(house, tenant, erased, 0) }).await.unwrap();
+    // All at once: most are good, and some break a rule each.
+    let appends = (0..400).map(|n| {
+        let stream = new_id();
+        match n % 40 {
+            7 => (Append { claims: claim(1, stream), ..append(house, tenant, stream, 0) }, "name"),
+            // Decided before the tombstone.
+            11 => (Append { about: vec![erased], epoch: before, ..append(house, tenant, stream, 0) }, "erased"),
+            17 => (append(house, tenant, taken, 0), "version"),
+            23 => (Append { process_command: Some(taken), ..append(house, tenant, stream, 0) }, "command"),
+            _ => (append(house, tenant, stream, 0), ""),
+        }
+    });
+    let (appends, rules): (Vec<_>, Vec<_>) = appends.unzip();
+    let results = join_all(appends.into_iter().map(|append| house.store.append(append))).await;
+    let mut sent = 0;
+    for (result, rule) in results.iter().zip(rules) {
+        match rule {
+            "name" => assert!(matches!(result, Err(AppendError::ClaimTaken { holder, .. }) if *holder == taken)),
+            "erased" => assert_eq!(*result, Err(AppendError::SubjectErased(erased))),
+            "version" => assert_eq!(*result, Err(AppendError::Conflict { stream_id: taken, actual: 1 })),
+            "command" if result.is_ok() => sent += 1,
+            "command" => assert_eq!(*result, Err(AppendError::AlreadySent)),
+            _ => assert!(result.is_ok(), "{result:?}"),
+        }
+    }
+    assert_eq!(sent, 1, "a command of a process is carried out once");
+}
+
 async fn superuserless(house: &House, role: eventstore::Role) -> PgConnection {
     PgConnection::connect_with(&house.dsn.options(role).unwrap()).await.unwrap()
 }
@@ -206,4 +325,44 @@ async fn another_tenants_rows_are_not_there(house: &House) {
     let mut unset = superuserless(house, eventstore::Role::Api).await;
     let seen: i64 = sqlx::query_scalar("SELECT count(*) FROM events").fetch_one(&mut unset).await.unwrap();
     assert_eq!(seen, 0, "no tenant set means nothing");
+}
+
+async fn long_reads_are_streams_in_order_and_end_where_they_are_told(house: &House) {
+    let (tenant, stream) = (new_id(), new_id());
+    let many = |version: i64, count: usize| {
+        let mut append = append(house, tenant, stream, version);
+        append.streams[0].events = (0..count).map(|_| event("{}")).collect();
+        append
+    };
+    // More than a page of a stream, and more than a range of the log; between the two parts, another stream.
+    let first = house.store.append(many(0, 1_200)).await.unwrap();
+    let between = house.store.append(append(house, tenant, new_id(), 0)).await.unwrap();
+    let last = house.store.append(many(1_200, 1_300)).await.unwrap();
+    let versions = async |until| {
+        let events: Vec<_> = house.store.stream(tenant, stream, until).try_collect().await.unwrap();
+        assert!(events.iter().map(|event| event.version).eq(1..=events.len() as i64), "{until:?}");
+        events.len()
+    };
+    assert_eq!(versions(Until::End).await, 2_500);
+    assert_eq!(versions(Until::Version(1_000)).await, 1_000);
+    assert_eq!(versions(Until::Version(0)).await, 0);
+    assert_eq!(versions(Until::Sequence(between.sequence)).await, 1_200);
+    assert_eq!(versions(Until::Sequence(between.sequence + 1)).await, 1_201);
+    assert_eq!(versions(Until::Time(between.recorded_at)).await, 1_200);
+    assert_eq!(versions(Until::Time(first.recorded_at - TimeDelta::microseconds(1))).await, 0);
+    let after = first.position - 1_200;
+    let log: Vec<_> = house.store.log(after, last.position).try_collect().await.unwrap();
+    assert!(log.iter().map(|event| event.position).eq(after + 1..=last.position));
+    let history = |filter| house.store.tenant_log(tenant, 10, last.sequence, filter).try_collect::<Vec<_>>();
+    let all = history(EventFilter::default()).await.unwrap();
+    assert!(all.iter().map(|event| event.sequence).eq(11..=2_501));
+    assert_eq!(all, log.into_iter().filter(|event| event.tenant_id == tenant).skip(10).collect::<Vec<_>>());
+    let one = history(EventFilter { stream: Some(stream), ..EventFilter::default() }).await.unwrap();
+    assert_eq!(one.len(), 2_490);
+    // Whoever goes away in the middle leaves the connections as they were.
+    for _ in 0..20 {
+        let mut log = Box::pin(house.store.log(after, last.position));
+        assert_eq!(log.try_next().await.unwrap().map(|event| event.position), Some(after + 1));
+    }
+    assert_eq!(house.store.read_log(after, 3).await.unwrap().len(), 3);
 }

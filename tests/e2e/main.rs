@@ -28,7 +28,12 @@ mod orders;
 mod privacy;
 mod processes;
 mod provider;
+mod random;
 mod restored;
+mod schemas;
+mod server;
+mod torture;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -49,6 +54,9 @@ macro_rules! tests {
 const THREADS: usize = 8;
 
 fn main() -> ExitCode {
+    if let Some(code) = torture::long() {
+        return code;
+    }
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(THREADS);
     let trials: Vec<Trial> = [
@@ -70,6 +78,9 @@ fn main() -> ExitCode {
         privacy::tests(),
         analytics::tests(),
         audit::tests(),
+        torture::tests(),
+        schemas::tests(),
+        verify::tests(),
     ]
     .into_iter()
     .flatten()

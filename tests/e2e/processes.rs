@@ -38,9 +38,18 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn start(lodging: &Lodging, role: &str, settings: &[(&str, &str)]) -> Self {
+        Self::start_into(lodging, role, settings, Stdio::null())
+    }
+
+    /// The same, with a place for its log.
+    pub(crate) fn start_into(lodging: &Lodging, role: &str, settings: &[(&str, &str)], log: Stdio) -> Self {
         let mut command = lodging.command(&[role]);
         command.envs(settings.iter().copied()).kill_on_drop(true);
-        Self { child: command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap() }
+        Self { child: command.stdout(Stdio::null()).stderr(log).spawn().unwrap() }
+    }
+
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
     }
 
     pub(crate) fn signal(&self, name: &str) {
@@ -54,6 +63,10 @@ impl Running {
 
     pub(crate) async fn kill(mut self) {
         self.child.kill().await.unwrap();
+    }
+
+    pub(crate) fn kill_now(&mut self) {
+        let _ = self.child.start_kill();
     }
 
     pub(crate) async fn end(mut self) -> i32 {
@@ -322,7 +335,20 @@ async fn the_settings_in_force_are_printed_without_secrets(house: &House) {
 async fn the_command_line_explains_itself(_: &House) {
     let (code, help, _) = run(Command::new(binary()).arg("--help")).await;
     assert_eq!(code, 0);
-    for word in ["all", "serve", "relay", "project", "work", "migrate", "tenants", "keys", "import", "config"] {
+    for word in [
+        "all",
+        "serve",
+        "relay",
+        "project",
+        "work",
+        "migrate",
+        "tenants",
+        "keys",
+        "import",
+        "verify-log",
+        "schema",
+        "config",
+    ] {
         assert!(help.contains(word), "{word}: {help}");
         let (code, _, _) = run(Command::new(binary()).args([word, "--help"])).await;
         assert_eq!(code, 0, "{word}");

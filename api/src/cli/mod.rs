@@ -2,6 +2,8 @@
 
 mod admin;
 mod import;
+mod schema;
+mod verify;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -57,6 +59,15 @@ enum Command {
     ///
     /// Needs ANNALS_OWNER_PASSWORD. Safe to repeat, and to run beside a process of the version before.
     Migrate,
+    /// Walk over the log and check every promise that it makes
+    ///
+    /// Order and density of positions, sequences and versions; payloads against the schemas of their versions; hashes,
+    /// heads, and what stands beside the events. It only reads: beside a house that goes on, on a standby, on a restored
+    /// backup. Prints what the log is as JSON and names on stderr what is wrong; then the exit code is 1.
+    VerifyLog,
+    /// What the log holds, and what this program knows of it
+    #[command(subcommand)]
+    Schema(Schema),
     /// Print the settings in force, secrets masked
     #[command(after_help = settings_help())]
     Config,
@@ -103,6 +114,26 @@ enum Keys {
         /// When it stops working, in RFC 3339; never, if absent
         #[arg(long)]
         expires_at: Option<crate::extract::ids::Moment>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Schema {
+    /// Count the log's events by type and version, and name those that this program can't read
+    ///
+    /// Before a rollout back to an older program: what a newer one has written pauses the older. Prints JSON; where
+    /// anything is unknown, it is named on stderr and the exit code is 1.
+    Check,
+    /// Print the JSON schema of an event, what it says, and how earlier versions of it are read
+    ///
+    /// Needs no settings.
+    Show {
+        /// Its type, as stored: order.placed
+        #[arg(value_name = "TYPE")]
+        name: String,
+        /// In this version; the newest, if absent
+        #[arg(long)]
+        version: Option<i32>,
     },
 }
 
@@ -163,6 +194,9 @@ async fn carry_out(command: Command) -> Result<ExitCode, Failure> {
             eventstore::migrate::run(&config.log, &config.read).await?;
             err(format_args!("annals: the databases have the schema of version {}", env!("CARGO_PKG_VERSION")));
         }
+        Command::VerifyLog => return verify::log(&Config::from_env()?).await,
+        Command::Schema(Schema::Check) => return schema::check(&Config::from_env()?).await,
+        Command::Schema(Schema::Show { name, version }) => schema::show(&name, version)?,
         Command::Config => show_config()?,
         Command::Tenants(Tenants::Create { name, test }) => {
             admin::create_tenant(&Config::from_env()?, &name, test).await?;

@@ -2,7 +2,7 @@
 
 use domain::NoteId;
 use domain::commerce::Customer;
-use domain::crm::{Note, NoteCommand, NoteError, NoteStatus};
+use domain::crm::{Note, NoteCommand, NoteError, NoteKind, NoteStatus};
 use domain::names::{CRM_READ, CRM_WRITE, Scope};
 use domain::text::Prose;
 use schemars::JsonSchema;
@@ -14,7 +14,7 @@ use crate::extract::ids::{Ref, Referent};
 use crate::intent::Intent;
 use crate::operation::Operation;
 use crate::problem::{Code, Problem, codes};
-use crate::resource::{Filter, Resource, resource};
+use crate::resource::{Beside, Filter, Resource, resource, to_json};
 
 const ARCHIVED: Code = Code::rule("note-archived", "The note is archived", "It stays as it is. Write a new note.");
 
@@ -23,8 +23,17 @@ impl Resource for Note {
     const PATH: &'static str = "/notes";
     const READ: Scope = CRM_READ;
     const WRITE: Scope = CRM_WRITE;
-    const FILTERS: &'static [Filter] =
-        &[Filter::id::<Customer>("customer", "customer_id"), Filter::word::<NoteStatus>("status")];
+    const FILTERS: &'static [Filter] = &[
+        Filter::id::<Customer>("customer", "customer_id"),
+        Filter::word::<NoteKind>("kind"),
+        Filter::word::<NoteStatus>("status"),
+    ];
+    const BESIDE: &'static [Beside] = &[Beside {
+        name: "kind",
+        schema: |generator| generator.subschema_for::<NoteKind>(),
+        // The state of a general note does not say so.
+        value: |state, _| state.get("kind").cloned().unwrap_or_else(|| to_json(NoteKind::General)),
+    }];
 
     fn problem(error: NoteError) -> Problem {
         match error {
@@ -58,13 +67,16 @@ pub(super) fn operations() -> Vec<Operation> {
 struct WriteNote {
     /// Whom it is about: `cus_…` or `ext:…`.
     customer: Ref<Customer>,
+    /// What it is about; `general` if absent.
+    #[serde(default)]
+    kind: NoteKind,
     /// What it says. Personal.
     text: Prose,
 }
 
 impl Intent<Note> for WriteNote {
     fn example() -> Value {
-        json!({ "customer": "ext:crm-1815", "text": "Asks for engines." })
+        json!({ "customer": "ext:crm-1815", "kind": "call", "text": "Asks for engines." })
     }
 
     fn references(&mut self) -> Vec<(&'static str, &mut dyn Referent)> {
@@ -72,7 +84,7 @@ impl Intent<Note> for WriteNote {
     }
 
     fn command(self, _: NoteId, _: &Call) -> Result<NoteCommand, Problem> {
-        Ok(NoteCommand::Write { customer: self.customer.id()?, text: self.text })
+        Ok(NoteCommand::Write { customer: self.customer.id()?, text: self.text, kind: self.kind })
     }
 }
 

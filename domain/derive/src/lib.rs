@@ -6,17 +6,25 @@
 //! pub enum CustomerEvent {
 //!     /// The customer is known from here on.
 //!     Created { name: Option<Personal<String, Profile>> },
-//!     /// Stored in its second version.
-//!     #[event(version = 2)]
+//!     /// Stored in its second version; what stands in the log in the first is made so when it is read.
+//!     #[event(version = 2, upcast(1 = renamed_in_full))]
 //!     Renamed { name: String },
 //! }
 //! ```
-//! `Created` is stored as `customer.created` in version 1. Fields may carry serde's and schemars' attributes.
+//! `Created` is stored as `customer.created` in version 1. Fields may carry serde's and schemars' attributes. An upcaster
+//! is a `fn(Payload) -> Payload` that makes the payload of one version that of the next; every version before the newest
+//! has one, and its schema in `schemas/`.
+
+use std::collections::BTreeMap;
 
 use proc_macro::TokenStream;
 use proc_macro2::TokenStream as Tokens;
 use quote::{format_ident, quote};
-use syn::{Attribute, Data, DeriveInput, Expr, ExprLit, Fields, Ident, Lit, LitInt, LitStr, Meta, Variant};
+use syn::parse::{Parse, ParseStream};
+use syn::punctuated::Punctuated;
+use syn::{
+    Attribute, Data, DeriveInput, Expr, ExprLit, Fields, Ident, Lit, LitInt, LitStr, Meta, Path, Token, Variant,
+};
 
 /// See the crate's documentation.
 #[proc_macro_derive(Event, attributes(event, serde, schemars))]
@@ -32,6 +40,8 @@ struct Parts {
     to_type: Tokens,
     to_payload: Tokens,
     from_payload: Tokens,
+    /// Empty where there is no earlier version.
+    from_earlier: Tokens,
 }
 
 fn expand(input: &DeriveInput) -> syn::Result<Tokens> {
@@ -47,6 +57,7 @@ fn expand(input: &DeriveInput) -> syn::Result<Tokens> {
     let to_type = parts.iter().map(|part| &part.to_type);
     let to_payload = parts.iter().map(|part| &part.to_payload);
     let from_payload = parts.iter().map(|part| &part.from_payload);
+    let from_earlier = parts.iter().map(|part| &part.from_earlier);
     Ok(quote! {
         const _: () = {
             #(#structures)*
@@ -59,8 +70,10 @@ fn expand(input: &DeriveInput) -> syn::Result<Tokens> {
                     match self.clone() { #(#to_payload)* }
                 }
                 fn decode(name: &str, schema_version: i32, payload: &str) -> Result<Self, crate::event::DecodeError> {
+                    // The newest versions are looked for first: what is written today is read without a detour.
                     match (name, schema_version) {
                         #(#from_payload)*
+                        #(#from_earlier)*
                         _ => Err(crate::event::DecodeError::Unknown { name: name.to_owned(), schema_version }),
                     }
                 }
@@ -71,8 +84,8 @@ fn expand(input: &DeriveInput) -> syn::Result<Tokens> {
 
 fn part(enumeration: &Ident, prefix: &str, index: usize, variant: &Variant) -> syn::Result<Parts> {
     let ident = &variant.ident;
-    let stored = format!("{prefix}.{}", snake(&ident.to_string()));
-    let version = version(variant)?;
+    let name = format!("{prefix}.{}", snake(&ident.to_string()));
+    let Stored { version, upcasters } = stored_as(&name, variant)?;
     let about = about(&variant.attrs);
     let payload = format_ident!("{enumeration}{ident}");
     let named = match &variant.fields {
@@ -93,10 +106,14 @@ fn part(enumeration: &Ident, prefix: &str, index: usize, variant: &Variant) -> s
         },
         entry: quote! {
             crate::event::EventType {
-                name: #stored,
+                name: #name,
                 schema_version: #version,
                 about: #about,
                 schema: || ::schemars::schema_for!(#payload),
+                upcasters: &[#(#upcasters),*],
+                check: |version, payload| {
+                    <#enumeration as crate::event::Event>::decode(#name, version, payload).map(|_| ())
+                },
             }
         },
         to_type: quote! { Self::#ident { .. } => &Self::TYPES[#index], },
@@ -104,13 +121,30 @@ fn part(enumeration: &Ident, prefix: &str, index: usize, variant: &Variant) -> s
             Self::#ident { #(#names),* } => ::serde_json::to_string(&#payload { #(#names),* }),
         },
         from_payload: quote! {
-            (#stored, #version) => {
+            (#name, #version) => {
                 let #payload { #(#names),* } = ::serde_json::from_str(payload)
-                    .map_err(|source| crate::event::DecodeError::Malformed { name: #stored, source })?;
+                    .map_err(|source| crate::event::DecodeError::Malformed { name: #name, source })?;
                 Ok(Self::#ident { #(#names),* })
             }
         },
+        from_earlier: if version == 1 {
+            Tokens::new()
+        } else {
+            quote! {
+                (#name, 1..#version) => {
+                    let #payload { #(#names),* } = Self::TYPES[#index].upcast(schema_version, payload)?;
+                    Ok(Self::#ident { #(#names),* })
+                }
+            }
+        },
     })
+}
+
+/// How a variant is stored, and how it was before.
+struct Stored {
+    version: i32,
+    /// From version 1 on, as entries of the catalogue.
+    upcasters: Vec<Tokens>,
 }
 
 fn prefix(input: &DeriveInput) -> syn::Result<String> {
@@ -127,18 +161,68 @@ fn prefix(input: &DeriveInput) -> syn::Result<String> {
     found.ok_or_else(|| syn::Error::new_spanned(&input.ident, "missing #[event(prefix = \"…\")]"))
 }
 
-fn version(variant: &Variant) -> syn::Result<i32> {
-    let mut version = 1;
+fn stored_as(stored: &str, variant: &Variant) -> syn::Result<Stored> {
+    let (mut version, mut upcasters) = (1, BTreeMap::new());
     for attr in variant.attrs.iter().filter(|attr| attr.path().is_ident("event")) {
         attr.parse_nested_meta(|meta| {
-            if !meta.path.is_ident("version") {
-                return Err(meta.error("expected `version = N`"));
+            if meta.path.is_ident("version") {
+                version = meta.value()?.parse::<LitInt>()?.base10_parse()?;
+                return Ok(());
             }
-            version = meta.value()?.parse::<LitInt>()?.base10_parse()?;
+            if !meta.path.is_ident("upcast") {
+                return Err(meta.error("expected `version = N` or `upcast(1 = function, …)`"));
+            }
+            let listed;
+            syn::parenthesized!(listed in meta.input);
+            for Upcast { from, function } in Punctuated::<Upcast, Token![,]>::parse_terminated(&listed)? {
+                if upcasters.insert(from.base10_parse::<i32>()?, function).is_some() {
+                    return Err(syn::Error::new_spanned(from, "this version has an upcaster already"));
+                }
+            }
             Ok(())
         })?;
     }
-    Ok(version)
+    if version < 1 {
+        return Err(syn::Error::new_spanned(variant, "the first version is 1"));
+    }
+    let missing: Vec<_> = (1..version).filter(|from| !upcasters.contains_key(from)).collect();
+    if let Some(first) = missing.first() {
+        let told = format!(
+            "version {version} of `{}` needs an upcaster from each version before it: upcast({first} = function, …)",
+            variant.ident
+        );
+        return Err(syn::Error::new_spanned(variant, told));
+    }
+    if let Some((from, function)) = upcasters.iter().find(|(from, _)| !(1..version).contains(*from)) {
+        let told = format!("version {version} has no version {from} before it: raise `version`");
+        return Err(syn::Error::new_spanned(function, told));
+    }
+    let upcasters = upcasters.iter().map(|(from, function)| {
+        let (named, file) = (quote!(#function).to_string().replace(' ', ""), format!("/schemas/{stored}.v{from}.json"));
+        quote! {
+            crate::event::Upcaster {
+                from: #from,
+                named: #named,
+                schema: include_str!(concat!(env!("CARGO_MANIFEST_DIR"), #file)),
+                apply: #function,
+            }
+        }
+    });
+    Ok(Stored { version, upcasters: upcasters.collect() })
+}
+
+/// `1 = path::to::function`.
+struct Upcast {
+    from: LitInt,
+    function: Path,
+}
+
+impl Parse for Upcast {
+    fn parse(input: ParseStream<'_>) -> syn::Result<Self> {
+        let from = input.parse()?;
+        input.parse::<Token![=]>()?;
+        Ok(Self { from, function: input.parse()? })
+    }
 }
 
 fn about(attrs: &[Attribute]) -> String {
@@ -161,4 +245,27 @@ fn snake(camel: &str) -> String {
         out.extend(c.to_lowercase());
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(attribute: Tokens) -> String {
+        let input: DeriveInput = syn::parse_quote! {
+            #[event(prefix = "thing")]
+            enum ThingEvent { #attribute Happened { name: String } }
+        };
+        expand(&input).err().map(|error| error.to_string()).unwrap_or_default()
+    }
+
+    #[test]
+    fn every_version_before_the_newest_has_an_upcaster() {
+        assert_eq!(refused(quote!(#[event(version = 3, upcast(1 = first, 2 = then::second))])), "");
+        assert!(refused(quote!(#[event(version = 2)])).contains("upcast(1 = function"), "none at all");
+        assert!(refused(quote!(#[event(version = 3, upcast(1 = first))])).contains("upcast(2 = function"), "a gap");
+        assert!(refused(quote!(#[event(upcast(1 = first))])).contains("raise `version`"), "from the newest");
+        assert!(refused(quote!(#[event(version = 2, upcast(1 = first, 1 = second))])).contains("already"), "two");
+        assert!(refused(quote!(#[event(version = 0)])).contains("the first version is 1"));
+    }
 }

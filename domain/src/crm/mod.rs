@@ -2,4 +2,4 @@
 
 mod note;
 
-pub use note::{Note, NoteCommand, NoteError, NoteEvent, NoteStatus};
+pub use note::{Note, NoteCommand, NoteError, NoteEvent, NoteKind, NoteStatus};

@@ -59,8 +59,11 @@ impl Documented for PrivacyRequest {
 
 impl Documented for Note {
     const TABLE: &'static str = "crm_notes";
-    const COLUMNS: &'static [Column<Self>] =
-        &[id("customer_id", |note| Some(note.customer.uuid())), text("status", |note| word(&note.status))];
+    const COLUMNS: &'static [Column<Self>] = &[
+        id("customer_id", |note| Some(note.customer.uuid())),
+        text("status", |note| word(&note.status)),
+        text("kind", |note| word(&note.kind)),
+    ];
 }
 
 impl Documented for Plan {

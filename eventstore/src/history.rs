@@ -1,0 +1,81 @@
+//! Long reads as streams: the log, a tenant's history, a stream. What is in memory is a few pages, whatever the length;
+//! the next ones are on their way while one is worked on.
+
+use futures::stream::{self, BoxStream};
+use futures::{Stream, StreamExt, TryStreamExt};
+use uuid::Uuid;
+
+use crate::event::RecordedEvent;
+use crate::ranges::{self, RANGE};
+use crate::read::{EventFilter, Until};
+use crate::store::{EventStore, StoreError};
+
+/// How many events of a stream are read at a time.
+const PAGE: i64 = 500;
+
+impl EventStore {
+    /// The log after a position, up to and with another, in order. What is there is committed and never changes, so the
+    /// ranges that it is read in need no common transaction.
+    pub fn log(
+        &self,
+        after: i64,
+        until: i64,
+    ) -> impl Stream<Item = Result<RecordedEvent, StoreError>> + Send + 'static {
+        let pool = self.inner.reading.clone();
+        let ranges = ranges::ahead(after, until, RANGE, move |after, until| {
+            let pool = pool.clone();
+            async move { ranges::events(&pool, after, until).await }
+        });
+        one_by_one(ranges.map_err(StoreError::from))
+    }
+
+    /// A tenant's history after a sequence, up to and with another, of what passes the filter, in order.
+    pub fn tenant_log(
+        &self,
+        tenant: Uuid,
+        after: i64,
+        until: i64,
+        filter: EventFilter,
+    ) -> impl Stream<Item = Result<RecordedEvent, StoreError>> + Send + 'static {
+        let store = self.clone();
+        let ranges = ranges::ahead(after, until, RANGE, move |after, until| {
+            let (store, filter) = (store.clone(), filter.clone());
+            async move { store.read_tenant(tenant, after, until - after, &filter, RANGE).await }
+        });
+        one_by_one(ranges)
+    }
+
+    /// One stream from its first event on, as far as is asked.
+    pub fn stream(
+        &self,
+        tenant: Uuid,
+        stream: Uuid,
+        until: Until,
+    ) -> BoxStream<'static, Result<RecordedEvent, StoreError>> {
+        let store = self.clone();
+        let page = move |after| {
+            let store = store.clone();
+            async move { store.read_stream(tenant, stream, after, until, PAGE).await }
+        };
+        let first: BoxStream<'static, _> = stream::once(page(0)).boxed();
+        let pages = stream::try_unfold((first, page), |(mut coming, page)| async move {
+            let Some(events) = coming.try_next().await? else { return Ok::<_, StoreError>(None) };
+            let next = match events.last() {
+                Some(last) if events.len() as i64 == PAGE => {
+                    // A task of its own, so that it comes while these are worked on.
+                    let next = tokio::spawn(page(last.version));
+                    stream::once(async move { next.await.unwrap_or(Err(sqlx::Error::WorkerCrashed.into())) }).boxed()
+                }
+                _ => stream::empty().boxed(),
+            };
+            Ok(Some((events, (next, page))))
+        });
+        one_by_one(pages).boxed()
+    }
+}
+
+fn one_by_one(
+    pages: impl Stream<Item = Result<Vec<RecordedEvent>, StoreError>> + Send + 'static,
+) -> impl Stream<Item = Result<RecordedEvent, StoreError>> + Send + 'static {
+    pages.map_ok(|events| stream::iter(events.into_iter().map(Ok))).try_flatten()
+}
