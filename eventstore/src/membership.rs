@@ -131,7 +131,9 @@ impl Row {
         // A row that had run out let erasures go by: whoever opens from here on must know of them. In a statement of its
         // own, for the one above may have an older snapshot.
         let epoch = sqlx::query_scalar("SELECT epoch FROM log_head").fetch_one(&self.pool).await?;
-        self.tail.learn_epoch(epoch);
+        if !self.tail.learn_epoch(epoch) {
+            self.tail.look().await?;
+        }
         self.good_until.store((asked + GOOD_FOR - MARGIN).as_millis() as i64, Ordering::SeqCst);
         Ok(())
     }

@@ -106,8 +106,9 @@ impl Tail {
         self.eye.guard.learn(position, epoch);
     }
 
-    pub(crate) fn learn_epoch(&self, epoch: i64) {
-        self.eye.guard.learn(0, epoch);
+    /// The same of an epoch alone; false where it is of an incarnation that this process does not know yet.
+    pub(crate) fn learn_epoch(&self, epoch: i64) -> bool {
+        self.eye.guard.learn(0, epoch)
     }
 
     /// Looks at the head now: what this process believes afterwards is not older than the call.

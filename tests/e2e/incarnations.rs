@@ -7,20 +7,17 @@ use std::time::{Duration, Instant};
 
 use domain::TypedId;
 use eventstore::{EventFilter, Role};
-use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::message::Message;
-use rdkafka::{Offset, TopicPartitionList};
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 
 use crate::backup::{Backup, end, equal_the_fold, has_nowhere, projectors, until_read};
-use crate::client::{Answer, Call, Client};
 use crate::house::{House, Lodging, Tenant, connect};
 use crate::lodging::{create_database, drop_database, server, setting};
-use crate::orders::order;
 use crate::privacy::{carry_out, erase};
 use crate::processes::{Running, ready};
+use crate::restored::{
+    answered, create, listed, lives, newcomer, place, published, reason, refused, revenue, until_published, until_taken,
+};
 use crate::tests;
 
 tests![
@@ -29,131 +26,9 @@ tests![
     read_models_that_were_not_restored_are_made_anew,
     the_mark_beside_the_keys_shows_that_the_log_went_back,
     kafka_alone_shows_that_the_log_went_back,
+    another_server_begins_a_life_and_nothing_is_lost,
     an_erasure_that_the_log_has_lost_stays_done,
 ];
-
-/// The log's lives: number and first position.
-async fn lives(lodging: &Lodging) -> Vec<(i64, i64)> {
-    let mut conn = PgConnection::connect_with(&lodging.dsn.options(Role::Writer).unwrap()).await.unwrap();
-    let all = sqlx::query_as("SELECT id, first_position FROM log_incarnations ORDER BY id");
-    let all = all.fetch_all(&mut conn).await.unwrap();
-    conn.close().await.unwrap();
-    all
-}
-
-/// Why the newest life was begun.
-async fn reason(lodging: &Lodging) -> String {
-    let mut conn = PgConnection::connect_with(&lodging.dsn.options(Role::Writer).unwrap()).await.unwrap();
-    let reason = sqlx::query_scalar("SELECT reason FROM log_incarnations ORDER BY id DESC LIMIT 1");
-    let reason = reason.fetch_one(&mut conn).await.unwrap();
-    conn.close().await.unwrap();
-    reason
-}
-
-/// Sends until somebody takes it: a server that was gone costs every connection.
-async fn until_taken(call: impl Fn() -> Call) -> Answer {
-    let begun = Instant::now();
-    loop {
-        let answer = call().send().await;
-        if answer.status != 503 {
-            return answer;
-        }
-        assert!(begun.elapsed() < Duration::from_secs(30), "nobody takes it: {}", answer.text);
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-/// What is answered at last, and must be well.
-async fn answered(call: impl Fn() -> Call) -> Answer {
-    let answer = until_taken(call).await;
-    assert_eq!(answer.status, 200, "{}", answer.text);
-    answer
-}
-
-/// The problem that is answered at last.
-async fn refused(call: impl Fn() -> Call, status: u16, code: &str) -> Answer {
-    let answer = until_taken(call).await;
-    answer.is_problem(status, code);
-    answer
-}
-
-async fn place(tenant: &Tenant, key: &str, customer: &str, amount: i64) -> Answer {
-    let body = order(customer, amount);
-    let placed = until_taken(|| tenant.post("/orders", &body).header("idempotency-key", key)).await;
-    assert_eq!(placed.status, 201, "{}", placed.text);
-    placed
-}
-
-async fn create(tenant: &Tenant, external_id: &str) -> Answer {
-    let (body, key) = (json!({ "external_id": external_id, "name": "Ada" }), format!("create-{external_id}"));
-    let created = until_taken(|| tenant.post("/customers", &body).header("idempotency-key", &key)).await;
-    assert_eq!(created.status, 201, "{}", created.text);
-    created
-}
-
-/// The ids in a list, newest first, once it has seen that write.
-async fn listed(tenant: &Tenant, path: &str, after: &Answer) -> Vec<String> {
-    let answer = answered(|| tenant.get(path).after(after)).await;
-    answer.data().iter().map(|entry| entry["id"].as_str().unwrap().to_owned()).collect()
-}
-
-/// The revenue of the month of the orders.
-async fn revenue(tenant: &Tenant, after: &Answer) -> Value {
-    let report = answered(|| tenant.get("/analytics/revenue").after(after)).await;
-    report.body["data"][0]["net"].clone()
-}
-
-/// A client of a tenant that the command line makes just now.
-async fn newcomer(lodging: &Lodging, tenant: &Tenant) -> Client {
-    let made = async |arguments: &[&str]| -> Value {
-        let output = lodging.command(arguments).output().await.unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        serde_json::from_slice(&output.stdout).unwrap()
-    };
-    let id = made(&["tenants", "create", "--name", "New"]).await["id"].as_str().unwrap().to_owned();
-    let scopes = ["--scope", "commerce:read", "--scope", "commerce:write"];
-    let key = made(&[&["keys", "create", "--tenant", &id, "--name", "n"][..], &scopes].concat()).await;
-    tenant.client.with_key(key["key"].as_str())
-}
-
-/// Waits until an event of a life is in Kafka.
-async fn until_published(lodging: &Lodging, event: (i64, i64)) {
-    for _ in 0..300 {
-        if published(lodging).contains(&event) {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    panic!("{event:?} was never published");
-}
-
-/// What was published: position and incarnation of each event.
-fn published(lodging: &Lodging) -> Vec<(i64, i64)> {
-    let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", setting("ANNALS_KAFKA_BROKERS")).set("group.id", format!("{}.look", lodging.topic));
-    let consumer: BaseConsumer = config.create().unwrap();
-    let (mut assigned, mut left) = (TopicPartitionList::new(), HashMap::new());
-    for partition in 0..8 {
-        let (low, high) = consumer.fetch_watermarks(&lodging.topic, partition, Duration::from_secs(5)).unwrap();
-        if low < high {
-            assigned.add_partition_offset(&lodging.topic, partition, Offset::Offset(low)).unwrap();
-            left.insert(partition, high - 1);
-        }
-    }
-    consumer.assign(&assigned).unwrap();
-    let mut events = Vec::new();
-    while !left.is_empty() {
-        let Some(message) = consumer.poll(Duration::from_secs(5)) else { panic!("Kafka is silent") };
-        let message = message.unwrap();
-        if left.get(&message.partition()).is_some_and(|last| message.offset() >= *last) {
-            left.remove(&message.partition());
-        }
-        let event: Value = serde_json::from_slice(message.payload().unwrap()).unwrap();
-        let number = |name: &str| event[name].as_str().and_then(|text| text.parse::<i64>().ok());
-        events.extend(number("annalsposition").zip(number("annalsincarnation")));
-    }
-    events
-}
 
 async fn restored_under_a_running_house(_: &House) {
     let lodging = Lodging::new().await;
@@ -486,6 +361,43 @@ async fn kafka_alone_shows_that_the_log_went_back(_: &House) {
         equal_the_fold(&lodging, &lodging.dsn).await;
         lodging.leave().await;
     }
+}
+
+async fn another_server_begins_a_life_and_nothing_is_lost(_: &House) {
+    let lodging = Lodging::new().await;
+    let nowhere = [("ANNALS_KAFKA_BROKERS", "")];
+    let all = Running::start(&lodging, "all", &nowhere);
+    let tenant = lodging.tenant().await;
+    ready(&tenant).await;
+    create(&tenant, "ada").await;
+    let kept = place(&tenant, "kept", "ext:ada", 5).await;
+    listed(&tenant, "/orders", &kept).await;
+    assert_eq!(all.end().await, 0);
+    // As a standby sees it that has taken over: the log was last written on another timeline.
+    let fork = end(&lodging.dsn).await + 1;
+    let mut owner = PgConnection::connect_with(&lodging.dsn.options(Role::Owner).unwrap()).await.unwrap();
+    let other = sqlx::query("UPDATE log_incarnations SET server = left(server, -8) || '00000000'");
+    assert_eq!(other.execute(&mut owner).await.unwrap().rows_affected(), 1);
+    owner.close().await.unwrap();
+
+    let all = Running::start(&lodging, "all", &nowhere);
+    ready(&tenant).await;
+    let next = place(&tenant, "next", "ext:ada", 7).await;
+    assert_eq!(lives(&lodging).await, [(1, 1), (2, fork)]);
+    assert!(reason(&lodging).await.contains("timeline"));
+    // What everybody holds is still good, and nobody has to begin anew.
+    assert_eq!(next.header("annals-sequence"), format!("{}@2", kept.sequence() + 1));
+    assert_eq!(listed(&tenant, "/orders", &kept).await.len(), 2);
+    assert_eq!(listed(&tenant, "/orders", &next).await, [next.id(), kept.id()]);
+    assert_eq!(all.end().await, 0);
+    let all = Running::start(&lodging, "all", &nowhere);
+    ready(&tenant).await;
+    place(&tenant, "third", "ext:ada", 7).await;
+    assert_eq!(lives(&lodging).await.len(), 2);
+    until_read(&lodging.dsn, end(&lodging.dsn).await, projectors(&lodging.dsn).await).await;
+    assert_eq!(all.end().await, 0);
+    equal_the_fold(&lodging, &lodging.dsn).await;
+    lodging.leave().await;
 }
 
 async fn an_erasure_that_the_log_has_lost_stays_done(_: &House) {

@@ -29,6 +29,7 @@ mod privacy;
 mod processes;
 mod provider;
 mod random;
+mod restored;
 mod schemas;
 mod server;
 mod torture;
