@@ -25,8 +25,6 @@ const DUPLICATES: usize = 4;
 const AT_A_TIME: usize = 8;
 /// How many requests a process has in hand when it is stopped.
 const IN_HAND: usize = 200;
-/// How long before midnight a process is stopped: long enough for the other to be given the head and to answer.
-const STOPPED_FOR: TimeDelta = TimeDelta::seconds(6);
 /// How far the clock of one process is behind that of the database, in seconds; as a skew.
 const BEHIND: i64 = -600;
 
@@ -143,20 +141,23 @@ pub(super) async fn a_key_has_one_effect_over_midnight(run: &Run) {
     let fleet = Fleet::start_with(run, lodging, members).await;
     let clients = fleet.clients();
     let customer = clients[0].post("/customers", &json!({})).expect(201).await.id().to_owned();
-    let mut answered = Vec::new();
-    for _ in 0..run.times(1, 10) {
-        let midnight = move_clock_before_midnight(&fleet, STOPPED_FOR + TimeDelta::seconds(3)).await;
-        while now(&fleet).await < midnight - STOPPED_FOR - TimeDelta::milliseconds(500) {
+    let (mut random, mut answered) = (run.random(1), Vec::new());
+    for _ in 0..run.times(1, 20) {
+        // Midnight passes while a process hangs.
+        let midnight = move_clock_before_midnight(&fleet, TimeDelta::minutes(2)).await;
+        let old_day = answered.len();
+        buy_and_return_some(run, &clients, &customer, &mut answered).await;
+        let wakes_at = midnight + TimeDelta::seconds([1, 60, 300, 20_000][random.below(4)]);
+        answered.extend(stopped_over_midnight(run, &fleet, &customer, midnight, wakes_at).await);
+        repeat(&clients, &answered[old_day..]).await;
+        // And while all go on.
+        let midnight = move_clock_before_midnight(&fleet, TimeDelta::seconds(2)).await;
+        let old_day = answered.len();
+        while now(&fleet).await < midnight + TimeDelta::seconds(1) {
             buy_and_return_some(run, &clients, &customer, &mut answered).await;
         }
-        let before = answered.len();
-        answered.extend(stopped_over_midnight(run, &fleet, &customer, midnight).await);
-        while now(&fleet).await < midnight + TimeDelta::seconds(2) {
-            buy_and_return_some(run, &clients, &customer, &mut answered).await;
-        }
-        // Whatever was asked on the old day is still answered alike.
-        repeat(&clients, &answered[before.saturating_sub(IN_HAND)..]).await;
-        run.count("midnights", 1);
+        repeat(&clients, &answered[old_day..]).await;
+        run.count("midnights", 2);
         if run.is_over() {
             break;
         }
@@ -173,12 +174,15 @@ async fn buy_and_return_some(run: &Run, clients: &[Client], customer: &str, answ
 
 /// Moves the clock to so long before the next midnight, which it gives.
 async fn move_clock_before_midnight(fleet: &Fleet, lead: TimeDelta) -> DateTime<Utc> {
-    let moved = now(fleet).await;
-    let today = moved.with_time(NaiveTime::MIN).unwrap();
-    let midnight = today + TimeDelta::days(1);
-    let ahead = midnight - lead - commands::clock::now();
-    fleet.lodging().set_clock_ahead(ahead).await;
+    let midnight = now(fleet).await.with_time(NaiveTime::MIN).unwrap() + TimeDelta::days(1);
+    move_clock(fleet, midnight - lead).await;
     midnight
+}
+
+async fn move_clock(fleet: &Fleet, to: DateTime<Utc>) {
+    // In whole seconds: not before that.
+    let ahead = to - commands::clock::now() + TimeDelta::milliseconds(999);
+    fleet.lodging().set_clock_ahead(ahead).await;
 }
 
 /// What time it is for the database.
@@ -187,42 +191,32 @@ async fn now(fleet: &Fleet) -> DateTime<Utc> {
     sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(&mut conn).await.unwrap()
 }
 
-async fn until(fleet: &Fleet, moment: DateTime<Utc>) {
-    while now(fleet).await < moment {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
-
-/// A process has many requests in hand and is stopped just before midnight; the other is sent the same and answers them
-/// on the old day; the first goes on in the new one.
+/// A process has many requests in hand and is stopped; the other is sent the same and answers them on the old day; the
+/// first goes on in the new one.
 async fn stopped_over_midnight(
     run: &Run,
     fleet: &Fleet,
     customer: &str,
     midnight: DateTime<Utc>,
+    wakes_at: DateTime<Utc>,
 ) -> Vec<(Request, Told)> {
     let clients = fleet.clients();
-    let requests: Vec<_> = (0..IN_HAND)
-        .map(|number| {
-            let key = format!("place-in-hand-{midnight}-{number}");
-            Request { key, path: "/orders".into(), body: order(customer, 100) }
-        })
-        .collect();
+    let request = |number| {
+        let key = format!("place-in-hand-{midnight}-{number}");
+        Request { key, path: "/orders".into(), body: order(customer, 100) }
+    };
+    let requests: Vec<_> = (0..IN_HAND).map(request).collect();
     let first = join_all(requests.iter().map(|request| ask(&clients[..1], 0, request)));
     let second = async {
-        until(fleet, midnight - STOPPED_FOR).await;
+        // Some are answered, some are on their way, and some have not begun.
+        tokio::time::sleep(Duration::from_millis(30)).await;
         fleet.signal(0, "STOP");
         let second = join_all(requests.iter().map(|request| ask(&clients[1..], 0, request))).await;
         let answered_at = now(fleet).await;
         assert!(answered_at < midnight, "the other answered on the old day, not at {answered_at}");
-        until(fleet, midnight + TimeDelta::milliseconds(100)).await;
+        move_clock(fleet, wakes_at).await;
         fleet.signal(0, "CONT");
         second
-    };
-    // The first begins when the second is about to stop it.
-    let first = async {
-        until(fleet, midnight - STOPPED_FOR - TimeDelta::milliseconds(30)).await;
-        first.await
     };
     let (first, second) = join(first, second).await;
     let mut all = Vec::new();
@@ -230,6 +224,6 @@ async fn stopped_over_midnight(
         assert_eq!((first.status, &first.text), (second.status, &second.text), "{}", request.key);
         all.push((request, (second.status, second.text.clone(), told(&second))));
     }
-    run.journal.note("stopped over midnight", json!({ "in_hand": IN_HAND }));
+    run.journal.note("stopped over midnight", json!({ "in_hand": IN_HAND, "wakes_at": wakes_at }));
     all
 }
