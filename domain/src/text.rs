@@ -34,10 +34,13 @@ fn check(text: &str, max: usize) -> Result<(), TextError> {
     if text.trim().is_empty() {
         return Err(TextError::Empty);
     }
-    if text.chars().count() > max {
+    if text.len() > max && text.chars().count() > max {
         return Err(TextError::TooLong(max));
     }
-    if text.chars().any(|c| c.is_control() && !matches!(c, '\t' | '\n' | '\r')) {
+    // Replays check every text again: bytes that no control character begins with say at once that there is none.
+    let may_begin_control = |byte: u8| byte < 0x20 || byte == 0x7f || byte == 0xc2;
+    let control = |c: char| c.is_control() && !matches!(c, '\t' | '\n' | '\r');
+    if text.bytes().fold(false, |any, byte| any | may_begin_control(byte)) && text.chars().any(control) {
         return Err(TextError::Control);
     }
     Ok(())
@@ -136,6 +139,20 @@ impl Email {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_text_has_control_characters_but_tab_and_line_breaks() {
+        for good in ["a", "a\tb\r\nc", "\u{a0}©2026", "é", "\u{2028}x", &"é".repeat(255)] {
+            assert_eq!(good.parse::<Line>().map(String::from), Ok(good.to_owned()));
+        }
+        for bad in ["a\0", "\u{1f}a", "a\u{7f}b", "a\u{80}", "a\u{85}b", "©\u{9f}"] {
+            assert_eq!(bad.parse::<Line>(), Err(TextError::Control), "{bad:?}");
+        }
+        for empty in ["", " ", "\t\n", "\u{a0}"] {
+            assert_eq!(empty.parse::<Line>(), Err(TextError::Empty), "{empty:?}");
+        }
+        assert_eq!("é".repeat(256).parse::<Line>(), Err(TextError::TooLong(255)));
+    }
 
     #[test]
     fn one_address_has_one_canonical_form() {

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use crate::event::RecordedEvent;
 
 /// How many positions a range of a long read has.
-const RANGE: i64 = 2_000;
+const RANGE: i64 = 4_000;
 /// How many ranges of a long read are on their way behind the one that is read.
 const AHEAD: usize = 2;
 /// The most rows, and bytes of them, that are handed on together; and how many such chunks of a range may wait. A range
