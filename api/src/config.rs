@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use chrono::TimeDelta;
 use commands::egress::{Allowed, AllowedError};
@@ -51,6 +52,8 @@ pub const SETTINGS: &[Setting] = &[
         "host:port, more of them parted by commas; without it the log feeds the projectors",
     ),
     setting("ANNALS_KAFKA_TOPIC", Some("annals.events.v1"), "the topic of the events"),
+    setting("ANNALS_KAFKA_PARTITIONS", Some("8"), "how many partitions it has: 1, 2, 4, 8, 16, 32 or 64"),
+    setting("ANNALS_KAFKA_RETENTION_HOURS", Some("168"), "how long it keeps events"),
     setting("ANNALS_KEYS_DIR", None, "the key store: a folder that is backed up apart from the database"),
     setting("ANNALS_KEYS_COPY_DIR", None, "its copy, best on another disk"),
     secret("ANNALS_ROOT_KEY", "32 bytes in base64 that wrap the key store"),
@@ -255,7 +258,12 @@ impl Config {
             None => log.clone(),
         };
         let topic = reader.must("ANNALS_KAFKA_TOPIC");
-        let kafka = reader.get("ANNALS_KAFKA_BROKERS").map(|brokers| KafkaConfig::new(brokers).on_topic(topic));
+        let count = reader.parsed("ANNALS_KAFKA_PARTITIONS", partitions, 8);
+        let kept = reader.parsed("ANNALS_KAFKA_RETENTION_HOURS", hours, Duration::ZERO);
+        let kafka = reader.get("ANNALS_KAFKA_BROKERS").map(|brokers| {
+            let kafka = KafkaConfig::new(brokers).on_topic(topic);
+            KafkaConfig { partitions: count, retention: kept, ..kafka }
+        });
         Self {
             log,
             read,
@@ -299,6 +307,17 @@ fn address(text: &str) -> Result<SocketAddr, String> {
 fn seconds(text: &str) -> Result<TimeDelta, String> {
     let seconds = text.parse::<u32>().map_err(|_| "must be a number of seconds from 0 up")?;
     Ok(TimeDelta::seconds(seconds.into()))
+}
+
+fn partitions(text: &str) -> Result<i32, String> {
+    let count = text.parse().ok().filter(|count| (1..=64).contains(count) && 64 % count == 0);
+    count.ok_or_else(|| "must be 1, 2, 4, 8, 16, 32 or 64".into())
+}
+
+fn hours(text: &str) -> Result<Duration, String> {
+    let hours = text.parse::<u32>().ok().filter(|hours| *hours > 0);
+    let hours = hours.ok_or("must be a number of hours from 1 up")?;
+    Ok(Duration::from_secs(u64::from(hours) * 3600))
 }
 
 fn networks(text: &str) -> Result<Allowed, String> {
@@ -355,6 +374,9 @@ mod tests {
             ("ANNALS_LISTEN", "here"),
             ("ANNALS_ERASURE_DELAY_SECONDS", "-1"),
             ("ANNALS_LOG_FORMAT", "xml"),
+            ("ANNALS_KAFKA_PARTITIONS", "12"),
+            ("ANNALS_KAFKA_PARTITIONS", "0"),
+            ("ANNALS_KAFKA_RETENTION_HOURS", "0"),
             ("ANNALS_DATABASE_URL", "postgres://me@localhost/annals"),
             ("ANNALS_DATABASE_URL", "mysql://localhost/annals"),
             ("ANNALS_ROOT_KEY", "c2hvcnQ="),

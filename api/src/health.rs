@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use commands::Executor;
-use projections::{KafkaConfig, Projections, ProjectorState, ReadModels, Relay};
+use projections::{KafkaConfig, Projections, ProjectorState, ReadModels, Relay, RelayStatus};
 use serde_json::{Map, Value, json};
 
 /// How long a dependency may take to answer.
@@ -30,9 +30,9 @@ impl Health {
         Self { executor, models, kafka, relay, projections }
     }
 
-    /// Whether all that requests need is there, and what is known of each part. Without Kafka, without the
-    /// read models' database, or with a projector that fails, a process is degraded and still ready: commands and reads
-    /// by id go on, lists lag.
+    /// Whether all that requests need is there, and what is known of each part. Without Kafka, with a topic that is not as
+    /// it should be, without the read models' database, or with a projector that fails, a process is degraded and still
+    /// ready: commands and reads by id go on, lists lag.
     pub async fn ready(&self) -> (bool, Value) {
         let mut checks = Map::new();
         let (postgres, positions) = tokio::join!(
@@ -53,10 +53,14 @@ impl Health {
             }
             None => true,
         };
-        if let Some(relay) = &self.relay {
-            let relay = relay.status();
-            checks.insert("relay".into(), json!({ "leading": relay.leading, "lag_events": relay.lag_events }));
-        }
+        let relayed = match &self.relay {
+            Some(relay) => {
+                let (well, shown) = published(&relay.status());
+                checks.insert("relay".into(), shown);
+                well
+            }
+            None => true,
+        };
         let feed = self.projections.as_ref().and_then(Projections::feed_error);
         let fed = feed.is_none();
         if let Some(error) = feed {
@@ -71,7 +75,7 @@ impl Health {
             checks.insert("projectors".into(), Value::Object(projectors));
         }
         let ready = postgres && keys;
-        let status = match (ready, kafka && fed && read_models && working) {
+        let status = match (ready, kafka && relayed && fed && read_models && working) {
             (true, true) => "ready",
             (true, false) => "degraded",
             (false, _) => "unready",
@@ -85,6 +89,18 @@ impl Health {
         let lag = |(name, position): (String, i64)| (name, json!({ "lag_events": (end - position).max(0) }));
         positions.into_iter().map(lag).collect()
     }
+}
+
+/// Whether the relay of this process has nothing to complain of, and what is told of it.
+fn published(relay: &RelayStatus) -> (bool, Value) {
+    let mut shown = json!({ "leading": relay.leading, "lag_events": relay.lag_events });
+    if let Some(error) = &relay.error {
+        shown["error"] = json!(error);
+    }
+    if !relay.topic_faults.is_empty() {
+        shown["topic"] = json!(relay.topic_faults);
+    }
+    (relay.error.is_none() && relay.topic_faults.is_empty(), shown)
 }
 
 /// Whether every projector of this process works, and what is told of each.

@@ -1,5 +1,5 @@
 //! Tasks that one process of the house has at a time. A lease runs out unless it is renewed, so that a holder that hangs
-//! is as good as dead after three seconds; whatever it does later is fenced by what it writes, never by the lease.
+//! is as good as dead some seconds later; whatever it does then is fenced by what it writes, never by the lease.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::store::{EventStore, StoreError};
 
-/// How long a lease is good for.
+/// How long a lease is good for, unless its task wants another.
 const GOOD_FOR: Duration = Duration::from_secs(3);
 
 /// Proof that this process alone has a task, as long as it confirms it.
@@ -17,16 +17,22 @@ pub struct Leadership {
     pool: PgPool,
     task: String,
     holder: Uuid,
+    good_for: Duration,
     /// Before this moment the lease is surely good.
     until: Instant,
 }
 
 impl EventStore {
-    /// Tries to become the only process of the house with that task; `None` where another process has it. The lease must
-    /// be confirmed about once a second.
+    /// Tries to become the only process of the house with that task; `None` where another process has it. The lease is
+    /// good for three seconds and must be confirmed about once a second.
     pub async fn lead(&self, task: &str) -> Result<Option<Leadership>, StoreError> {
+        self.lead_for(task, GOOD_FOR).await
+    }
+
+    /// The same with a lease that is good for another time, of which it must be confirmed about three times.
+    pub async fn lead_for(&self, task: &str, good_for: Duration) -> Result<Option<Leadership>, StoreError> {
         let (pool, task) = (self.inner.writing.clone(), task.to_owned());
-        let mut leadership = Leadership { pool, task, holder: Uuid::now_v7(), until: Instant::now() };
+        let mut leadership = Leadership { pool, task, holder: Uuid::now_v7(), good_for, until: Instant::now() };
         Ok(leadership.take().await?.then_some(leadership))
     }
 }
@@ -56,12 +62,12 @@ impl Leadership {
         )
         .bind(&self.task)
         .bind(self.holder)
-        .bind(GOOD_FOR.as_secs_f64())
+        .bind(self.good_for.as_secs_f64())
         .execute(&self.pool)
         .await?;
         let ours = taken.rows_affected() == 1;
         if ours {
-            self.until = asked + GOOD_FOR;
+            self.until = asked + self.good_for;
         }
         Ok(ours)
     }

@@ -4,6 +4,7 @@
 use eventstore::{HighWater, Incarnations};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
+use crate::feed::rules;
 use crate::projector::Projector;
 
 /// What became of a read model's rows.
@@ -27,8 +28,7 @@ pub(crate) async fn adopt(
 ) -> Result<Adopted, sqlx::Error> {
     let newest = incarnations.newest().id;
     let places = places(projector, generation, "", conn).await?;
-    let beyond = places.iter().copied().max().filter(|place| *place > HighWater { incarnation: newest, position: end });
-    if let Some(beyond) = beyond {
+    if let Some(beyond) = rules::beyond(&places, HighWater { incarnation: newest, position: end }) {
         return Ok(Adopted::Beyond(beyond));
     }
     if places.iter().all(|place| place.incarnation == newest) {
@@ -40,11 +40,7 @@ pub(crate) async fn adopt(
     if places.iter().any(|place| place.incarnation >= newest) {
         return Ok(Adopted::Ours);
     }
-    // Of a life that was lost as a whole nobody knows where it began.
-    let lost = places.iter().any(|place| {
-        let end = incarnations.after(place.incarnation).map(|next| next.first_position);
-        !incarnations.knows(place.incarnation) || end.is_some_and(|end| end <= place.position)
-    });
+    let lost = rules::lost(&places, incarnations);
     if lost {
         drop_rows(projector, generation, &mut tx).await?;
     }

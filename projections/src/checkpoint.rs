@@ -7,7 +7,7 @@ use sqlx::{PgConnection, Row};
 
 use eventstore::bytes::SLOTS;
 
-const COUNT: usize = SLOTS as usize;
+pub(crate) const COUNT: usize = SLOTS as usize;
 
 /// A slot that stays without events is written along with a batch once its checkpoint is this far behind: a restart reads
 /// the log from the lowest checkpoint on.
@@ -72,7 +72,7 @@ pub(crate) struct Checkpoints {
     projector: &'static str,
     generation: i32,
     /// The life of the log that the rows are made of.
-    incarnation: i64,
+    pub(crate) incarnation: i64,
     /// The slots that this process has the work of.
     pub(crate) slots: Slots,
     stored: [i64; COUNT],
@@ -82,9 +82,9 @@ pub(crate) struct Checkpoints {
 /// The part of the checkpoints that a batch moves.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Moves {
-    slots: Vec<i16>,
-    expected: Vec<i64>,
-    new: Vec<i64>,
+    pub(crate) slots: Vec<i16>,
+    pub(crate) expected: Vec<i64>,
+    pub(crate) new: Vec<i64>,
 }
 
 /// How a batch's first statement went.
@@ -138,15 +138,20 @@ impl Checkpoints {
                 .bind(self.generation)
                 .fetch_all(conn)
                 .await?;
-        self.stored = [0; COUNT];
+        let mut stored = [0; COUNT];
         for row in rows {
             let slot: i16 = row.try_get(0)?;
-            if let Some(stored) = usize::try_from(slot).ok().and_then(|slot| self.stored.get_mut(slot)) {
+            if let Some(stored) = usize::try_from(slot).ok().and_then(|slot| stored.get_mut(slot)) {
                 *stored = row.try_get(1)?;
             }
         }
-        self.covered = self.stored;
+        self.believe(stored);
         Ok(())
+    }
+
+    /// Takes what is stored for what is so.
+    pub(crate) fn believe(&mut self, stored: [i64; COUNT]) {
+        (self.stored, self.covered) = (stored, stored);
     }
 
     /// What a batch moves that ends in these slots at these positions. `busy` are the slots with events still in hand:
@@ -259,106 +264,6 @@ pub(crate) async fn prepare(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// A small generator: the tests draw many histories, always the same ones.
-    struct Draw(u64);
-
-    impl Draw {
-        fn below(&mut self, limit: usize) -> usize {
-            self.0 ^= self.0 << 13;
-            self.0 ^= self.0 >> 7;
-            self.0 ^= self.0 << 17;
-            usize::try_from(self.0 % limit as u64).unwrap()
-        }
-    }
-
-    const OURS: [u8; 3] = [3, 17, 40];
-
-    /// A log of events in some slots: (slot, position, position of the one before in its slot).
-    fn log(draw: &mut Draw, length: i64) -> Vec<(u8, i64, i64)> {
-        let mut lasts = [0; COUNT];
-        let event = |position| {
-            let slot = OURS[draw.below(OURS.len())];
-            (slot, position, std::mem::replace(&mut lasts[usize::from(slot)], position))
-        };
-        (1..=length).map(event).collect()
-    }
-
-    /// What a feed makes of the log: it repeats, delays a whole slot, loses, and begins again further back. Within a
-    /// slot it keeps the order, save where it begins again.
-    fn feed(draw: &mut Draw, log: &[(u8, i64, i64)]) -> Vec<(u8, i64, i64)> {
-        let (mut fed, mut at) = (Vec::new(), 0);
-        while at < log.len() {
-            match draw.below(12) {
-                0 => at = at.saturating_sub(draw.below(9)),
-                1 => at += draw.below(7),
-                2 => fed.extend(log.get(at).copied()),
-                3 => {
-                    let slot = OURS[draw.below(OURS.len())];
-                    fed.extend(log[at..].iter().take(5).filter(|event| event.0 == slot));
-                }
-                _ => {
-                    fed.push(log[at]);
-                    at += 1;
-                }
-            }
-        }
-        fed
-    }
-
-    /// Feeds a projector by a rule, and says whether each slot's events were applied in order, once and without a gap.
-    fn holds(seed: u64, rule: impl Fn(i64, i64, i64) -> Step) -> bool {
-        let mut draw = Draw(seed * 2 + 1);
-        let log = log(&mut draw, 120);
-        let fed = feed(&mut draw, &log);
-        let mut checkpoints = Checkpoints::new("test", 1, 1);
-        OURS.into_iter().for_each(|slot| checkpoints.slots.insert(slot));
-        let mut applied = Vec::new();
-        for (slot, position, previous) in fed {
-            match rule(checkpoints.covered(slot), position, previous) {
-                Step::Drop => {}
-                Step::Apply => {
-                    applied.push((slot, position));
-                    checkpoints.cover(slot, position);
-                }
-                Step::CatchUp => {
-                    // As the runner does it: from the lowest checkpoint to what is known, whatever the slot.
-                    let low = checkpoints.low();
-                    for (slot, at, _) in log.iter().filter(|event| event.1 > low && event.1 <= position) {
-                        if step(checkpoints.covered(*slot), *at, 0) == Step::Apply {
-                            applied.push((*slot, *at));
-                            checkpoints.cover(*slot, *at);
-                        }
-                    }
-                    checkpoints.cover_all(position);
-                }
-            }
-        }
-        OURS.into_iter().all(|slot| {
-            let got: Vec<_> = applied.iter().filter(|event| event.0 == slot).map(|event| event.1).collect();
-            let all = log.iter().filter(|event| event.0 == slot).map(|event| event.1);
-            all.take(got.len()).eq(got.iter().copied())
-        })
-    }
-
-    #[test]
-    fn whatever_the_feed_does_events_are_applied_in_order_once_and_without_a_gap() {
-        assert!((1..500).all(|seed| holds(seed, step)));
-    }
-
-    #[test]
-    fn each_part_of_the_rule_is_needed() {
-        let no_drop = |covered, position, previous| match step(covered, position, previous) {
-            Step::Drop => Step::Apply,
-            other => other,
-        };
-        let no_catch_up = |covered, position, previous| match step(covered, position, previous) {
-            Step::CatchUp => Step::Apply,
-            other => other,
-        };
-        assert!(!(1..50).all(|seed| holds(seed, no_drop)));
-        assert!(!(1..50).all(|seed| holds(seed, no_catch_up)));
-    }
 
     #[test]
     fn slots_follow_their_partitions() {

@@ -17,8 +17,9 @@ use uuid::Uuid;
 use crate::adoption::{Adopted, adopt};
 use crate::bells::Bells;
 use crate::checkpoint::{Checkpoints, Fence, Slots, Step, prepare};
+use crate::feed::Delivery;
 use crate::feed::log::{LogReader, Slotted, size};
-use crate::feed::{Delivery, Message};
+use crate::feed::rules::{self, Reaction};
 use crate::projector::{ProjectError, Projector};
 use crate::running::{ProjectorState, ProjectorStatus, chain};
 
@@ -317,29 +318,12 @@ impl Runner {
     async fn hear(&mut self, delivery: &Delivery) -> Result<(), Failure> {
         let incarnations = self.incarnations.clone();
         for message in delivery.iter().filter(|message| message.counts(&incarnations)) {
-            match message {
-                Message::Event { slot, position, previous, event, .. } => {
-                    match (self.checkpoints.step(*slot, *position, *previous), event) {
-                        (Step::Drop, _) => {}
-                        (Step::Apply, Some(event)) => self.take(event.clone()),
-                        // Something is missing, or the message only says where to read it. The log has this event
-                        // too, whatever this process knows of the log's end.
-                        (Step::Apply, None) | (Step::CatchUp, _) => self.catch_up(*position).await?,
-                    }
-                }
-                Message::Beat { lasts, covered, .. } => {
-                    let lost = |(slot, last): &(u8, i64)| self.checkpoints.step(*slot, *last, 0) != Step::Drop;
-                    if lasts.iter().any(lost) {
-                        self.catch_up(*covered).await?;
-                    }
-                    // Only where nothing is missing: a stop may have ended the reading early.
-                    for (slot, last) in lasts {
-                        if self.checkpoints.covered(*slot) >= *last {
-                            self.checkpoints.cover(*slot, *covered);
-                        }
-                    }
-                }
+            match rules::react(&self.checkpoints, message) {
+                Reaction::Pass => {}
+                Reaction::Take(event) => self.take(event.clone()),
+                Reaction::CatchUp(least) => self.catch_up(least).await?,
             }
+            rules::note(&mut self.checkpoints, message);
         }
         Ok(())
     }

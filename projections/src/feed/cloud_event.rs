@@ -31,12 +31,12 @@ use super::Message;
 use super::log::Slotted;
 
 /// The content type of every message.
-pub(crate) const CONTENT_TYPE: &str = "application/cloudevents+json; charset=UTF-8";
+pub const CONTENT_TYPE: &str = "application/cloudevents+json; charset=UTF-8";
 
 /// The type of heartbeats; no event of the house begins so.
-const BEAT: &str = "annals.heartbeat";
+pub const HEARTBEAT: &str = "annals.heartbeat";
 
-/// The most bytes of a message; the topic takes 1 MiB.
+/// The most bytes of a message; a topic that is as we make it takes them.
 pub(crate) const MAX_BYTES: usize = 900 * 1024;
 
 /// The attributes of an event's message, all but `data`, which is written as it is stored.
@@ -117,14 +117,19 @@ pub(crate) enum Unreadable {
     Attribute(&'static str),
 }
 
-/// The message of an event; a stub where it would be too large, or would not come out as it went in.
-pub(crate) fn write(event: &RecordedEvent, previous: i64, incarnation: i64) -> Result<Vec<u8>, serde_json::Error> {
+/// The message of an event; a stub where it would have more bytes than that, or would not come out as it went in.
+pub(crate) fn write(
+    event: &RecordedEvent,
+    previous: i64,
+    incarnation: i64,
+    max_bytes: usize,
+) -> Result<Vec<u8>, serde_json::Error> {
     let mut attributes = attributes(event, previous, incarnation);
     let mut bytes = serde_json::to_vec(&attributes)?;
     let data = event.payload.as_deref().unwrap_or_default();
     // A reader of JSON gives neither the space around a value back nor a null apart from nothing.
     let changes = data != data.trim() || data == "null";
-    if changes || bytes.len() + data.len() > MAX_BYTES {
+    if changes || bytes.len() + r#","data":"#.len() + data.len() > max_bytes {
         attributes.annalsmetadata = None;
         attributes.annalsstub = Some("true".into());
         return serde_json::to_vec(&attributes);
@@ -183,7 +188,7 @@ pub(crate) fn write_beat(
         specversion: "1.0".into(),
         id: format!("{incarnation}-{covered}-{partition}"),
         source: "/relay".into(),
-        event_type: BEAT.into(),
+        event_type: HEARTBEAT.into(),
         datacontenttype: "application/json".into(),
         annalsincarnation: incarnation,
         data: HeartbeatData {
@@ -196,7 +201,7 @@ pub(crate) fn write_beat(
 /// What a message says.
 pub(crate) fn read(bytes: &[u8]) -> Result<Message, Unreadable> {
     let kind: Kind<'_> = serde_json::from_slice(bytes)?;
-    if kind.event_type == BEAT { read_beat(bytes) } else { read_event(bytes) }
+    if kind.event_type == HEARTBEAT { read_beat(bytes) } else { read_event(bytes) }
 }
 
 fn read_event(bytes: &[u8]) -> Result<Message, Unreadable> {
@@ -325,7 +330,7 @@ mod tests {
             r#""annalsmetadata":"{\"request_id\":\"r\\\"1\"}","data":{"country" :null,"#,
             "\n \"n\":1.50}}",
         );
-        let bytes = write(&event(), 41, 1).unwrap();
+        let bytes = write(&event(), 41, 1, MAX_BYTES).unwrap();
         assert_eq!(String::from_utf8(bytes).unwrap(), expected);
     }
 
@@ -337,7 +342,7 @@ mod tests {
         let of_an_empty_list = RecordedEvent { subjects: Some(Vec::new()), ..event() };
         let of_a_newer_binary = RecordedEvent { stream_type: "new.kind".into(), ..event() };
         for event in [whole, redacted, of_nobody, of_an_empty_list, of_a_newer_binary] {
-            let bytes = write(&event, 5, 2).unwrap();
+            let bytes = write(&event, 5, 2, MAX_BYTES).unwrap();
             assert_eq!(again(&bytes), (2, 42, 5, event));
         }
     }
@@ -345,11 +350,14 @@ mod tests {
     #[test]
     fn an_event_that_is_too_large_goes_as_a_stub() {
         for payload in [format!("\"{}\"", "x".repeat(MAX_BYTES)), " {}".to_owned(), "null".to_owned()] {
-            let bytes = write(&RecordedEvent { payload: Some(payload), ..event() }, 41, 1).unwrap();
+            let bytes = write(&RecordedEvent { payload: Some(payload), ..event() }, 41, 1, MAX_BYTES).unwrap();
             assert!(bytes.len() < 2_000);
             let Message::Event { position, previous, event, .. } = read(&bytes).unwrap() else { panic!() };
             assert_eq!((position, previous, event.is_none()), (42, 41, true));
         }
+        let whole = write(&event(), 41, 1, MAX_BYTES).unwrap();
+        assert_eq!(write(&event(), 41, 1, whole.len()).unwrap(), whole, "what just fits goes whole");
+        assert!(write(&event(), 41, 1, whole.len() - 1).unwrap() != whole, "what does not is never sent");
     }
 
     #[test]
@@ -365,7 +373,7 @@ mod tests {
 
     #[test]
     fn what_is_not_ours_is_told_from_what_is() {
-        let bytes = String::from_utf8(write(&event(), 41, 1).unwrap()).unwrap();
+        let bytes = String::from_utf8(write(&event(), 41, 1, MAX_BYTES).unwrap()).unwrap();
         for (from, to) in [("/tenants/ten_", "/tenants/cus_"), ("\"annalsposition\":\"42\"", "\"annalsposition\":42")] {
             assert!(read(bytes.replace(from, to).as_bytes()).is_err(), "{to}");
         }

@@ -7,12 +7,9 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use eventstore::bytes::SLOTS;
 use eventstore::{EventStore, Evidence, StoreError};
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::client::{Client, DefaultClientContext};
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance, StreamConsumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -20,11 +17,10 @@ use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::producer::FutureProducer;
 use rdkafka::{ClientContext, TopicPartitionList};
 use tokio::sync::{broadcast, watch};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::Delivery;
-use super::cloud_event;
+use super::topic::{self, partitions_of};
+use super::{Delivery, cloud_event};
 use crate::checkpoint::Slots;
 use crate::running::chain;
 
@@ -48,6 +44,8 @@ pub struct KafkaConfig {
     pub group: String,
     /// How many partitions the topic gets when it is made; divides 64.
     pub partitions: i32,
+    /// How long the topic keeps its messages.
+    pub retention: Duration,
 }
 
 impl KafkaConfig {
@@ -58,6 +56,7 @@ impl KafkaConfig {
             topic: "annals.events.v1".to_owned(),
             group: "annals.projections".to_owned(),
             partitions: 8,
+            retention: Duration::from_secs(7 * 24 * 60 * 60),
         }
     }
 
@@ -93,8 +92,17 @@ pub enum Failure {
     #[error("Kafka does not make the topic: {0}")]
     Topic(RDKafkaErrorCode),
     /// Slots could not be spread evenly.
-    #[error("the topic has {0} partitions, which does not divide 64")]
-    Partitions(i32),
+    #[error("the topic has {0} partitions, which does not divide 64: make it anew with 1, 2, 4, 8, 16, 32 or 64")]
+    Partitions(usize),
+    /// The topic has another number of partitions than before.
+    #[error("the topic has {0} partitions now")]
+    Repartitioned(i32),
+    /// Compaction keeps one event a tenant, and takes nothing without a key, such as a heartbeat.
+    #[error("the topic's cleanup.policy is `{0}` and must be `delete`: compaction would keep one event a tenant")]
+    Cleanup(String),
+    /// Not even a stub would fit.
+    #[error("the topic's max.message.bytes is {0} and must be {1} at least")]
+    MessageSize(usize, usize),
     /// A blocking call did not come back.
     #[error("a call to Kafka was cut short")]
     CutShort,
@@ -113,8 +121,9 @@ impl ClientContext for Watching {
     }
 }
 
-/// A producer that keeps the order of each partition and loses nothing that it has acknowledged.
-pub(crate) fn producer(kafka: &KafkaConfig) -> Result<FutureProducer<Watching>, Failure> {
+/// A producer that keeps the order of each partition and loses nothing that it has acknowledged. A batch of messages has
+/// so many bytes at the most.
+pub(crate) fn producer(kafka: &KafkaConfig, max_batch: usize) -> Result<FutureProducer<Watching>, Failure> {
     let mut config = kafka.client();
     config
         .set("enable.idempotence", "true")
@@ -122,61 +131,12 @@ pub(crate) fn producer(kafka: &KafkaConfig) -> Result<FutureProducer<Watching>, 
         .set("compression.type", "lz4")
         // Long enough to fill a batch under load, too short to be felt.
         .set("linger.ms", "1")
-        .set("message.max.bytes", "1048576")
+        .set("message.max.bytes", max_batch.to_string())
+        .set("batch.size", max_batch.min(1_000_000).to_string())
         .set("message.timeout.ms", "10000")
         .set("queue.buffering.max.messages", "20000")
         .set("queue.buffering.max.kbytes", "65536");
     Ok(config.create_with_context(Watching)?)
-}
-
-/// Makes the topic where there is none, and answers how many partitions it has.
-pub(crate) async fn ensure_topic(kafka: &KafkaConfig) -> Result<i32, Failure> {
-    if let Some(partitions) = partitions(kafka).await? {
-        return Ok(partitions);
-    }
-    let retention = Duration::from_secs(7 * 24 * 60 * 60).as_millis().to_string();
-    let topic = NewTopic::new(&kafka.topic, kafka.partitions, TopicReplication::Fixed(-1))
-        .set("retention.ms", &retention)
-        .set("max.message.bytes", "1048576")
-        .set("cleanup.policy", "delete");
-    let admin: AdminClient<DefaultClientContext> = kafka.client().create()?;
-    let options = AdminOptions::new().operation_timeout(Some(PATIENCE));
-    for made in admin.create_topics([&topic], &options).await? {
-        match made {
-            Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
-            Err((_, code)) => return Err(Failure::Topic(code)),
-        }
-    }
-    let end = Instant::now() + PATIENCE;
-    loop {
-        if let Some(partitions) = partitions(kafka).await? {
-            return Ok(partitions);
-        }
-        if Instant::now() >= end {
-            return Err(Failure::Topic(RDKafkaErrorCode::UnknownTopicOrPartition));
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
-
-/// How many partitions the topic has; none where it does not exist.
-pub(crate) async fn partitions(kafka: &KafkaConfig) -> Result<Option<i32>, Failure> {
-    let kafka = kafka.clone();
-    let asked = tokio::task::spawn_blocking(move || {
-        let consumer: BaseConsumer = kafka.client().create()?;
-        partitions_of(consumer.client(), &kafka.topic)
-    });
-    asked.await.map_err(|_| Failure::CutShort)?
-}
-
-fn partitions_of<C: ClientContext>(client: &Client<C>, topic: &str) -> Result<Option<i32>, Failure> {
-    let metadata = client.fetch_metadata(Some(topic), PATIENCE)?;
-    let partitions = metadata.topics().iter().find(|of| of.name() == topic).map(|of| of.partitions().len());
-    match partitions.and_then(|count| i32::try_from(count).ok()) {
-        None | Some(0) => Ok(None),
-        Some(count) if i32::from(SLOTS) % count == 0 => Ok(Some(count)),
-        Some(count) => Err(Failure::Partitions(count)),
-    }
 }
 
 /// What every projector of the process listens to.
@@ -254,9 +214,9 @@ impl KafkaFeed {
         stop: &CancellationToken,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let partitions = loop {
-            match stop.run_until_cancelled(partitions(kafka)).await {
+            match stop.run_until_cancelled(topic::look(kafka)).await {
                 None => return Ok(()),
-                Some(Ok(Some(partitions))) => break partitions,
+                Some(Ok(Some(topic))) => break topic.partitions,
                 // The relay makes the topic.
                 Some(Ok(None)) => tokio::time::sleep(Duration::from_millis(100)).await,
                 Some(Err(failure)) => return Err(failure.into()),
@@ -266,18 +226,22 @@ impl KafkaFeed {
         let consumer = Arc::new(consumer(kafka, group)?);
         consumer.subscribe(&[&kafka.topic])?;
         self.error.send_replace(None);
-        let ask = || -> BoxFuture<'_, _> { Box::pin(reachable(consumer.clone(), kafka.topic.clone())) };
+        let ask = || -> BoxFuture<'_, _> { Box::pin(partitions_later(consumer.clone(), kafka.topic.clone())) };
         let mut ping = ask();
         let ended = loop {
             let message = tokio::select! {
                 biased;
                 () = stop.cancelled() => break Ok(()),
                 message = consumer.recv() => message,
-                error = &mut ping => {
-                    self.error.send_replace(error);
-                    ping = ask();
-                    continue;
-                }
+                partitions_now = &mut ping => match partitions_now {
+                    // Other slots are in each of them.
+                    Ok(Some(now)) if now != partitions => break Err(Failure::Repartitioned(now).into()),
+                    asked => {
+                        self.error.send_replace(complaint(asked));
+                        ping = ask();
+                        continue;
+                    }
+                },
             };
             match message {
                 Ok(message) => {
@@ -362,11 +326,16 @@ fn consumer(kafka: &KafkaConfig, group: Group) -> Result<StreamConsumer<Group>, 
     config.create_with_context(group)
 }
 
-/// A while later: why Kafka can't be reached, if it can't.
-async fn reachable(consumer: Arc<StreamConsumer<Group>>, topic: String) -> Option<String> {
+/// A while later: how many partitions the topic has then.
+async fn partitions_later(consumer: Arc<StreamConsumer<Group>>, topic: String) -> Result<Option<i32>, Failure> {
     tokio::time::sleep(PING).await;
     let asked = tokio::task::spawn_blocking(move || partitions_of(consumer.client(), &topic)).await;
-    match asked.map_err(|_| Failure::CutShort).flatten() {
+    asked.map_err(|_| Failure::CutShort).flatten()
+}
+
+/// Why nothing comes from Kafka, if nothing can.
+fn complaint(asked: Result<Option<i32>, Failure>) -> Option<String> {
+    match asked {
         Ok(Some(_)) => None,
         Ok(None) => Some("the topic is gone".to_owned()),
         Err(failure) => Some(chain(&failure)),

@@ -8,7 +8,14 @@ pub(crate) mod cloud_event;
 mod evidence;
 pub mod kafka;
 pub(crate) mod log;
+#[cfg(test)]
+mod model;
 pub mod relay;
+pub(crate) mod rules;
+mod topic;
+
+pub use cloud_event::{CONTENT_TYPE, HEARTBEAT};
+pub use topic::MAX_BATCH;
 
 use std::sync::Arc;
 

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::TenantId;
-use eventstore::{EventStore, Incarnations, Leadership, RecordedEvent, RelayCursor, StoreError};
+use eventstore::{EventStore, Leadership, RecordedEvent, StoreError};
 use futures::stream::FuturesOrdered;
 use futures::{FutureExt, StreamExt};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::future_producer::{DeliveryFuture, FutureProducer, FutureRecord};
 use tokio::sync::watch;
@@ -24,6 +24,8 @@ use super::cloud_event::{self, CONTENT_TYPE};
 use super::evidence;
 use super::kafka::{self, KafkaConfig, Watching};
 use super::log::size;
+use super::rules::{Beat, Course, Envelope};
+use super::topic::{self, Topic};
 use crate::running::chain;
 
 /// How many events are read from the log at a time.
@@ -32,10 +34,16 @@ const READ: i64 = 256;
 const IN_FLIGHT: (usize, usize) = (5_000, 16 * 1024 * 1024);
 /// How often the cursor is saved: what is lost of it is published twice.
 const SAVE: Duration = Duration::from_millis(100);
-/// How often the lease is looked after, and a heartbeat sent while there is news.
-const LEASE: Duration = Duration::from_secs(1);
+/// How long the lease is good for, how often it is confirmed, and how often whoever stands by asks for it: a leader that
+/// is killed or hangs is taken over from in less than three seconds.
+const LEASE: (Duration, Duration, Duration) =
+    (Duration::from_millis(1_500), Duration::from_millis(500), Duration::from_millis(250));
+/// How often a heartbeat is sent while there is news.
+const BEAT: Duration = Duration::from_secs(1);
 /// How often a heartbeat is sent without news: Kafka may lose the last one.
 const QUIET_BEAT: Duration = Duration::from_secs(30);
+/// How often the topic's settings are looked at.
+const LOOK: Duration = Duration::from_secs(10);
 /// After how long a silence of Kafka it is asked whether the topic is still there.
 const STALLED: Duration = Duration::from_secs(2);
 /// How long a relay that stops waits for what is in flight.
@@ -62,6 +70,8 @@ pub struct RelayStatus {
     pub lag_events: i64,
     /// What it failed at, if it did.
     pub error: Option<String>,
+    /// What is not as it should be with the topic, a sentence each; told by whoever publishes.
+    pub topic_faults: Vec<String>,
 }
 
 impl Relay {
@@ -95,8 +105,12 @@ pub(super) enum Failure {
     Produce(#[source] KafkaError),
     #[error("Kafka's producer is gone")]
     Gone,
+    #[error("a message of {0} bytes is too large for Kafka")]
+    TooLarge(usize),
     #[error("Kafka's topic is gone")]
     Topic,
+    #[error("Kafka's topic has changed")]
+    TopicChanged,
     #[error("the log was restored")]
     LogRestored,
     #[error("an event can't be written as JSON")]
@@ -108,15 +122,19 @@ pub(super) enum Failure {
 }
 
 async fn run(store: EventStore, kafka: KafkaConfig, status: Arc<watch::Sender<RelayStatus>>, stop: CancellationToken) {
-    let mut pause = PAUSES.0;
-    while let Some(leadership) = stop.run_until_cancelled(lead(&store, &kafka.topic)).await {
+    let (mut pause, mut max_bytes) = (PAUSES.0, cloud_event::MAX_BYTES);
+    while let Some(leadership) = stop.run_until_cancelled(lead(&store, &kafka.topic, &status)).await {
         let began = Instant::now();
-        let ended = term(&store, &kafka, leadership, &status, &stop).await;
+        let ended = term(&store, &kafka, leadership, max_bytes, &status, &stop).await;
         status.send_modify(|status| status.leading = false);
         let Err(failure) = ended else { break };
         tracing::warn!(error = chain(&failure), "the relay begins again from its cursor");
         metrics::counter!("annals_relay_failures_total").increment(1);
         status.send_modify(|status| status.error = Some(chain(&failure)));
+        if let Failure::TooLarge(bytes) = failure {
+            // Kafka takes less than its settings say, or does not tell them.
+            max_bytes = bytes / 2;
+        }
         if began.elapsed() > PAUSES.1 {
             pause = PAUSES.0;
         }
@@ -127,14 +145,21 @@ async fn run(store: EventStore, kafka: KafkaConfig, status: Arc<watch::Sender<Re
     }
 }
 
-async fn lead(store: &EventStore, topic: &str) -> Leadership {
+async fn lead(store: &EventStore, topic: &str, status: &watch::Sender<RelayStatus>) -> Leadership {
     loop {
-        match store.lead(&format!("relay:{topic}")).await {
+        match store.lead_for(&format!("relay:{topic}"), LEASE.0).await {
             Ok(Some(leadership)) => return leadership,
-            Ok(None) => {}
+            // What went wrong here before is no matter while another process publishes.
+            Ok(None) => {
+                status.send_if_modified(|status| {
+                    let old = std::mem::take(status);
+                    status.position = old.position;
+                    *status != old
+                });
+            }
             Err(error) => tracing::warn!(error = chain(&error), "can't ask for the relay's work"),
         }
-        tokio::time::sleep(LEASE).await;
+        tokio::time::sleep(LEASE.2).await;
     }
 }
 
@@ -143,69 +168,116 @@ async fn term(
     store: &EventStore,
     kafka: &KafkaConfig,
     mut leadership: Leadership,
+    max_bytes: usize,
     status: &watch::Sender<RelayStatus>,
     stop: &CancellationToken,
 ) -> Result<(), Failure> {
-    let partitions = kafka::ensure_topic(kafka).await?;
-    store.look().await?;
-    // What was published and is not in the log shows that it went back.
-    evidence::settle(store, kafka, partitions).await?;
-    let incarnations = store.incarnations();
-    let cursor = store.relay_cursor(&kafka.topic).await?;
-    tracing::info!(position = cursor.position, partitions, "this process publishes the log");
-    let mut term = Term {
-        producer: kafka::producer(kafka)?,
-        topic: &kafka.topic,
-        partitions,
-        incarnations,
-        sent: cursor.clone(),
-        acknowledged: cursor,
-        in_flight: FuturesOrdered::new(),
-        in_flight_bytes: 0,
-        heard_at: Instant::now(),
+    let ended = match keeping(&mut leadership, begin(store, kafka)).await {
+        Ok((topic, course)) => {
+            let position = course.acknowledged().position;
+            tracing::info!(position, partitions = topic.partitions, "this process publishes the log");
+            status.send_modify(|status| *status = RelayStatus { leading: true, position, ..RelayStatus::default() });
+            tell(status, &topic);
+            let mut term = Term::new(kafka, topic, course, max_bytes)?;
+            let ended = term.publish(store, kafka, &mut leadership, status, stop).await;
+            // Dropping the producer waits for its threads.
+            drop(tokio::task::spawn_blocking(move || drop(term.producer)));
+            ended
+        }
+        Err(failure) => Err(failure),
     };
-    status.send_modify(|status| {
-        *status = RelayStatus { leading: true, position: term.acknowledged.position, ..RelayStatus::default() };
-    });
-    let ended = term.publish(store, kafka, &mut leadership, status, stop).await;
     leadership.resign().await;
-    // Dropping the producer waits for its threads.
-    let producer = term.producer;
-    drop(tokio::task::spawn_blocking(move || drop(producer)));
     ended
 }
 
-type Producer = FutureProducer<Watching>;
+/// How the topic is, and from where on the log is published.
+async fn begin(store: &EventStore, kafka: &KafkaConfig) -> Result<(Topic, Course), Failure> {
+    let topic = topic::ensure(kafka).await?;
+    store.look().await?;
+    // What was published and is not in the log shows that it went back.
+    evidence::settle(store, kafka, topic.partitions).await?;
+    let incarnations = store.incarnations();
+    let cursor = store.relay_cursor(&kafka.topic).await?;
+    let course = Course::from(cursor, incarnations, topic.partitions);
+    Ok((topic, course))
+}
+
+/// Does a work that may take longer than the lease is good for.
+async fn keeping<T>(leadership: &mut Leadership, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let mut work = std::pin::pin!(work);
+    let mut leases = ticks(LEASE.1);
+    loop {
+        tokio::select! {
+            done = &mut work => return done,
+            _ = leases.tick() => leadership.confirm().await?,
+        }
+    }
+}
+
+/// Tells the operator what is not as it should be with the topic, once.
+fn tell(status: &watch::Sender<RelayStatus>, topic: &Topic) {
+    let changed = status.send_if_modified(|status| {
+        let changed = status.topic_faults != topic.faults;
+        status.topic_faults.clone_from(&topic.faults);
+        changed
+    });
+    if changed && topic.faults.is_empty() {
+        tracing::info!("the topic is as it should be");
+    }
+    for fault in topic.faults.iter().filter(|_| changed) {
+        tracing::warn!(fault, "the topic is not as it should be");
+    }
+}
+
+/// How the topic is after a while.
+async fn look_after(a_while: Duration, kafka: &KafkaConfig) -> Result<Option<Topic>, kafka::Failure> {
+    tokio::time::sleep(a_while).await;
+    topic::look(kafka).await
+}
 
 /// What a leader holds in its hands.
 struct Term<'a> {
-    producer: Producer,
+    producer: FutureProducer<Watching>,
     topic: &'a str,
-    partitions: i32,
-    /// The lives of the log: the cursor is good for as long as these are all.
-    incarnations: Incarnations,
-    /// Up to here everything was handed to the producer.
-    sent: RelayCursor,
-    /// Up to here everything is acknowledged.
-    acknowledged: RelayCursor,
+    /// The topic as it was when the term began.
+    shape: Topic,
+    /// The most bytes of a message.
+    max_bytes: usize,
+    course: Course,
     /// In the order of the log. A heartbeat has no event.
-    in_flight: FuturesOrdered<futures::future::Join<DeliveryFuture, std::future::Ready<Option<Sent>>>>,
+    in_flight: FuturesOrdered<futures::future::Join<DeliveryFuture, std::future::Ready<Sent>>>,
     in_flight_bytes: usize,
     /// When Kafka last acknowledged anything, or was given something after it had.
     heard_at: Instant,
 }
 
-/// An event that waits for its acknowledgement.
+/// A message that waits for its acknowledgement.
 #[derive(Clone, Copy)]
 struct Sent {
-    slot: u8,
-    position: i64,
+    /// Slot and position of the event; none of a heartbeat.
+    event: Option<(u8, i64)>,
+    /// About what it takes in memory.
+    size: usize,
+    /// How many bytes the message has.
     bytes: usize,
 }
 
 type Acknowledgement = <DeliveryFuture as Future>::Output;
 
-impl Term<'_> {
+impl<'a> Term<'a> {
+    fn new(kafka: &'a KafkaConfig, shape: Topic, course: Course, max_bytes: usize) -> Result<Self, Failure> {
+        Ok(Self {
+            producer: kafka::producer(kafka, shape.max_batch)?,
+            topic: &kafka.topic,
+            max_bytes: max_bytes.min(shape.max_message()),
+            shape,
+            course,
+            in_flight: FuturesOrdered::new(),
+            in_flight_bytes: 0,
+            heard_at: Instant::now(),
+        })
+    }
+
     async fn publish(
         &mut self,
         store: &EventStore,
@@ -214,9 +286,10 @@ impl Term<'_> {
         status: &watch::Sender<RelayStatus>,
         stop: &CancellationToken,
     ) -> Result<(), Failure> {
-        let (mut saves, mut leases, mut beats) = (ticks(SAVE), ticks(LEASE), ticks(LEASE));
-        let newest = self.incarnations.newest().id;
-        let mut saved = self.acknowledged.position;
+        let (mut saves, mut leases, mut beats) = (ticks(SAVE), ticks(LEASE.1), ticks(BEAT));
+        let (mut look, mut hurried) = (Box::pin(look_after(LOOK, kafka)), false);
+        let newest = self.course.newest();
+        let mut saved = self.course.acknowledged().position;
         let (mut beaten, mut beaten_at) = (-1, Instant::now());
         loop {
             tokio::select! {
@@ -225,43 +298,63 @@ impl Term<'_> {
                 _ = store.tail().incarnation_past(newest) => return Err(Failure::LogRestored),
                 _ = leases.tick() => {
                     leadership.confirm().await?;
-                    self.look_after_topic(kafka).await?;
+                    // A topic that was deleted is waited for in vain: the next term makes it anew.
+                    if self.is_stalled() && !hurried {
+                        (look, hurried) = (Box::pin(look_after(Duration::ZERO, kafka)), true);
+                    }
                 }
-                _ = saves.tick() => if self.acknowledged.position > saved {
-                    store.save_relay_cursor(self.topic, &self.acknowledged, newest).await?;
-                    saved = self.acknowledged.position;
+                _ = saves.tick() => if self.course.acknowledged().position > saved {
+                    store.save_relay_cursor(self.topic, self.course.acknowledged(), newest).await?;
+                    saved = self.course.acknowledged().position;
                     status.send_modify(|status| status.position = saved);
                     metrics::gauge!("annals_relay_position").set(saved as f64);
                 },
-                _ = beats.tick() => if self.sent.position != beaten || beaten_at.elapsed() >= QUIET_BEAT {
+                _ = beats.tick() => if self.course.sent() != beaten || beaten_at.elapsed() >= QUIET_BEAT {
                     self.beat()?;
-                    (beaten, beaten_at) = (self.sent.position, Instant::now());
+                    (beaten, beaten_at) = (self.course.sent(), Instant::now());
                 },
+                topic = &mut look => {
+                    self.compare(topic, status)?;
+                    (look, hurried) = (Box::pin(look_after(LOOK, kafka)), false);
+                }
                 Some(acknowledged) = self.in_flight.next() => {
                     self.acknowledge(acknowledged)?;
                     while let Some(Some(acknowledged)) = self.in_flight.next().now_or_never() {
                         self.acknowledge(acknowledged)?;
                     }
                 }
-                _ = store.tail().past(self.sent.position), if self.has_room() => {
-                    for event in store.read_log(self.sent.position, READ).await? {
+                _ = store.tail().past(self.course.sent()), if self.has_room() => {
+                    for event in store.read_log(self.course.sent(), READ).await? {
                         self.send(&event)?;
                     }
                 }
             }
         }
         self.farewell().await?;
-        store.save_relay_cursor(self.topic, &self.acknowledged, newest).await?;
+        store.save_relay_cursor(self.topic, self.course.acknowledged(), newest).await?;
         Ok(())
     }
 
-    /// A topic that was deleted is waited for in vain: the next term makes it anew.
-    async fn look_after_topic(&self, kafka: &KafkaConfig) -> Result<(), Failure> {
-        let stalled = !self.in_flight.is_empty() && self.heard_at.elapsed() > STALLED;
-        if stalled && kafka::partitions(kafka).await? != Some(self.partitions) {
-            return Err(Failure::Topic);
-        }
-        Ok(())
+    /// Where the topic has other partitions, or takes other messages, the next term goes by that.
+    fn compare(
+        &self,
+        topic: Result<Option<Topic>, kafka::Failure>,
+        status: &watch::Sender<RelayStatus>,
+    ) -> Result<(), Failure> {
+        let topic = match topic {
+            Ok(Some(topic)) => topic,
+            Ok(None) => return Err(Failure::Topic),
+            // While Kafka does not answer, what is in flight tells.
+            Err(kafka::Failure::Kafka(_) | kafka::Failure::CutShort) => return Ok(()),
+            Err(failure) => return Err(failure.into()),
+        };
+        tell(status, &topic);
+        let as_it_was = (topic.partitions, topic.max_batch) == (self.shape.partitions, self.shape.max_batch);
+        if as_it_was { Ok(()) } else { Err(Failure::TopicChanged) }
+    }
+
+    fn is_stalled(&self) -> bool {
+        !self.in_flight.is_empty() && self.heard_at.elapsed() > STALLED
     }
 
     fn has_room(&self) -> bool {
@@ -270,35 +363,24 @@ impl Term<'_> {
 
     fn send(&mut self, event: &RecordedEvent) -> Result<(), Failure> {
         let slot = event.slot();
-        let previous = self.sent.slots.get(usize::from(slot)).copied().unwrap_or(0);
-        let message = cloud_event::write(event, previous, self.incarnations.owner(event.position))?;
+        let Envelope { partition, previous, incarnation } = self.course.send(slot, event.position);
+        let message = cloud_event::write(event, previous, incarnation, self.max_bytes)?;
         let key = TenantId::from(event.tenant_id).to_string();
-        let sent = Sent { slot, position: event.position, bytes: size(event) };
-        self.produce(i32::from(slot) % self.partitions, Some(&key), &message, Some(sent))?;
-        self.in_flight_bytes += sent.bytes;
-        advance(&mut self.sent, sent);
-        Ok(())
+        let sent = Sent { event: Some((slot, event.position)), size: size(event), bytes: message.len() };
+        self.produce(partition, Some(&key), &message, sent)
     }
 
     /// Tells each partition the last position of its slots, and how far that holds.
     fn beat(&mut self) -> Result<(), Failure> {
-        for partition in 0..self.partitions {
-            let lasts = self.sent.slots.iter().zip(0u8..).map(|(last, slot)| (slot, *last));
-            let lasts: Vec<_> = lasts.filter(|(slot, _)| i32::from(*slot) % self.partitions == partition).collect();
-            let message =
-                cloud_event::write_beat(partition, &lasts, self.sent.position, self.incarnations.newest().id)?;
-            self.produce(partition, None, &message, None)?;
+        let beats: Vec<_> = self.course.beats().collect();
+        for Beat { partition, lasts, covered, incarnation } in beats {
+            let message = cloud_event::write_beat(partition, &lasts, covered, incarnation)?;
+            self.produce(partition, None, &message, Sent { event: None, size: 0, bytes: message.len() })?;
         }
         Ok(())
     }
 
-    fn produce(
-        &mut self,
-        partition: i32,
-        key: Option<&str>,
-        message: &[u8],
-        sent: Option<Sent>,
-    ) -> Result<(), Failure> {
+    fn produce(&mut self, partition: i32, key: Option<&str>, message: &[u8], sent: Sent) -> Result<(), Failure> {
         let content_type = Header { key: "content-type", value: Some(CONTENT_TYPE) };
         let record = FutureRecord::<str, [u8]> {
             topic: self.topic,
@@ -311,21 +393,22 @@ impl Term<'_> {
         if self.in_flight.is_empty() {
             self.heard_at = Instant::now();
         }
-        let delivery = self.producer.send_result(record).map_err(|(error, _)| Failure::Produce(error))?;
+        let delivery = self.producer.send_result(record).map_err(|(error, _)| refused(error, sent))?;
         self.in_flight.push_back(futures::future::join(delivery, std::future::ready(sent)));
+        self.in_flight_bytes += sent.size;
         Ok(())
     }
 
-    fn acknowledge(&mut self, (delivered, sent): (Acknowledgement, Option<Sent>)) -> Result<(), Failure> {
+    fn acknowledge(&mut self, (delivered, sent): (Acknowledgement, Sent)) -> Result<(), Failure> {
         match delivered {
             Ok(Ok(_)) => {}
-            Ok(Err((error, _))) => return Err(Failure::Produce(error)),
+            Ok(Err((error, _))) => return Err(refused(error, sent)),
             Err(_) => return Err(Failure::Gone),
         }
         self.heard_at = Instant::now();
-        if let Some(sent) = sent {
-            self.in_flight_bytes -= sent.bytes;
-            advance(&mut self.acknowledged, sent);
+        self.in_flight_bytes -= sent.size;
+        if let Some((slot, position)) = sent.event {
+            self.course.acknowledge(slot, position);
             metrics::counter!("annals_relay_events_total").increment(1);
         }
         Ok(())
@@ -340,10 +423,11 @@ impl Term<'_> {
     }
 }
 
-fn advance(cursor: &mut RelayCursor, sent: Sent) {
-    cursor.position = sent.position;
-    if let Some(last) = cursor.slots.get_mut(usize::from(sent.slot)) {
-        *last = sent.position;
+fn refused(error: KafkaError, sent: Sent) -> Failure {
+    use RDKafkaErrorCode::{InvalidMessageSize, MessageBatchTooLarge, MessageSizeTooLarge};
+    match error.rdkafka_error_code() {
+        Some(MessageSizeTooLarge | MessageBatchTooLarge | InvalidMessageSize) => Failure::TooLarge(sent.bytes),
+        _ => Failure::Produce(error),
     }
 }
 
