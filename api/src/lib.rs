@@ -1,8 +1,9 @@
 //! The API: HTTP, authentication, wiring, and the command line of the one binary.
 //!
-//! An [`operation`] is a value; the [`router`] makes routes of all of them, [`openapi`] the document. A context is a
-//! folder with a file for each resource: what callers write ([`intent`]), what each rule that may be broken is called,
-//! and the list of its operations, most of which [`resource`] makes. `docs/adding-a-context.md` is the recipe.
+//! An [`operation`] is a value; the [`router`] makes routes of all of them, [`openapi`] the document, and
+//! [`asyncapi`] that of the topic. A context is a folder with a file for each resource: what callers write ([`intent`]),
+//! what each rule that may be broken is called, and the list of its operations, most of which [`resource`] makes.
+//! `docs/adding-a-context.md` is the recipe.
 //!
 //! Architecture Invariant: the tenant comes from the credential alone, handlers see one tenant, and personal values are
 //! opened in one place, the edge of an operation.
@@ -11,6 +12,7 @@ pub mod agents;
 pub mod aliases;
 pub mod analytics;
 pub mod app;
+pub mod asyncapi;
 pub mod audit;
 pub mod billing;
 pub mod call;

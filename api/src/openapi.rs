@@ -91,6 +91,7 @@ pub fn document() -> Value {
             "description": ABOUT,
             "license": { "name": "Apache-2.0", "identifier": "Apache-2.0" },
         },
+        "externalDocs": { "description": "The Kafka topic of the events (AsyncAPI 3)", "url": "/asyncapi.json" },
         "servers": [{ "url": "/" }],
         "security": [{ "bearer": [] }, { "header": [] }],
         "tags": tags.iter().map(|tag| json!({ "name": tag })).collect::<Value>(),

@@ -1,4 +1,4 @@
-//! What is no operation: health, figures, the API's description, the pages about problems.
+//! What is no operation: health, figures, the descriptions of the API, the topic and its events, the pages about problems.
 
 use std::sync::{Arc, LazyLock};
 
@@ -10,10 +10,10 @@ use axum::response::{IntoResponse, Redirect};
 use axum::routing::get;
 use serde_json::{Value, json};
 
-use crate::openapi;
 use crate::problem::{Code, Problem, codes};
 use crate::router::OPERATIONS;
 use crate::state::State;
+use crate::{asyncapi, openapi};
 
 /// Scripts, styles and pictures from here alone. Swagger UI writes styles into its elements.
 const DOCS_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; \
@@ -27,6 +27,8 @@ pub fn router(state: &Arc<State>) -> Router {
         .route("/health/ready", get(async move || self::ready(&ready).await))
         .route("/metrics", get(async move || text_page("text/plain; version=0.0.4", figures.metrics.render())))
         .route("/openapi.json", get(async || text_page("application/json", openapi::document_text().to_owned())))
+        .route("/asyncapi.json", get(async || text_page("application/json", asyncapi::document_text().to_owned())))
+        .route("/schemas/events/{event_type}/{version}", get(async |Path((name, version))| schema(name, version)))
         .route("/docs", get(async || Redirect::permanent("/docs/")))
         .route("/docs/", get(async || docs("")))
         .route("/docs/{*file}", get(async |Path(file): Path<String>| docs(&file)))
@@ -36,6 +38,19 @@ pub fn router(state: &Arc<State>) -> Router {
 async fn ready(state: &State) -> Response<Body> {
     let (ready, body) = state.health.ready().await;
     json_page(if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &body)
+}
+
+/// The JSON schema of an event's payload: what its `dataschema` names.
+fn schema(name: String, version: String) -> Response<Body> {
+    let kind = domain::event_type(&name);
+    match kind.zip(version.parse().ok()).and_then(|(kind, version)| kind.schema_of(version)) {
+        Some(schema) => {
+            let mut response = text_page("application/schema+json", schema.to_string());
+            response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=3600"));
+            response
+        }
+        None => Problem::new(codes::NOT_FOUND, "There is no event of this type and version.").into_response(),
+    }
 }
 
 /// Every code that this API may answer with: the house's, then the rules of its contexts.

@@ -216,7 +216,9 @@ impl JsonSchema for Secret {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        schemars::json_schema!({ "type": "string", "description": "Kept sealed and never shown: always `********`." })
+        schemars::json_schema!({
+            "type": "string", "description": "Kept sealed and never shown: always `********`.", "x-secret": true,
+        })
     }
 }
 
