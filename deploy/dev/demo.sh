@@ -5,23 +5,13 @@ cmd_demo() {
     (($# == 0)) || die "demo takes no arguments; see ./dev --help"
     local pid
     instance_use run
-    require_programs demo
+    require_programs python
     bring_up
-    demo_python
+    # DuckDB checks our figures.
+    python_env venv deploy/demo/requirements.txt
     tenant_once demo-cdnow "$INSTANCE_DIR/demo-cdnow.json"
     read -r pid <"$INSTANCE_DIR/annals.pid"
     run_child "$STATE/venv/bin/python" -u -B deploy/demo/main.py \
         --url "http://$ANNALS_LISTEN" --annals "$ANNALS_BIN" --pid "$pid" \
         --tenant "$INSTANCE_DIR/demo-cdnow.json" --erased "$INSTANCE_DIR/demo-cdnow.erased" --work "$STATE/demo"
-}
-
-# DuckDB, which checks our figures, in an environment of its own. The mark is a copy of what was asked for.
-demo_python() {
-    local wanted="$ROOT/deploy/demo/requirements.txt" venv="$STATE/venv"
-    cmp -s "$wanted" "$venv/requirements.txt" && return
-    say "Installing DuckDB into .dev/venv"
-    rm -rf "$venv"
-    python3 -m venv "$venv"
-    run_quietly "$venv/bin/pip" install --disable-pip-version-check -r "$wanted"
-    cp "$wanted" "$venv/requirements.txt"
 }

@@ -16,7 +16,7 @@ cmd_faults() {
     (($# <= 1)) || die "faults takes one name at most; see ./dev faults --help"
     [[ -e tests/faults/${1:-} || -e tests/faults/${1:-}.patch ]] || die "there is no tests/faults/$1.patch"
     instance_use test
-    require_programs build services
+    require_programs build services python kcat
     instance_lock
     test_services_up
     FAULTS="$STATE/faults"

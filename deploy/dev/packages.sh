@@ -3,7 +3,7 @@
 
 MISSING=()   # Debian packages
 
-# require_programs WHAT...: of build, lints, services, bench_log, demo, agent, kcat.
+# require_programs WHAT...: of build, lints, services, bench_log, python, agent, kcat.
 require_programs() {
     local what
     PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin"
@@ -51,7 +51,7 @@ missing_services() {
 # pgbench is in the same package as the server.
 missing_bench_log() { [[ $(postgres_bin) ]] || MISSING+=(postgresql); }
 
-missing_demo() { python3 -c 'import ensurepip, venv' 2>/dev/null || MISSING+=(python3-venv); }
+missing_python() { python3 -c 'import ensurepip, venv' 2>/dev/null || MISSING+=(python3-venv); }
 
 missing_agent() { python3 -c 'import http.server, json' 2>/dev/null || MISSING+=(python3); }
 
@@ -67,6 +67,17 @@ packages_install() {
     cluster_main_prevent
     run_quietly "${apt[@]}" install -y --no-install-recommends "${MISSING[@]}"
     cluster_main_allow
+}
+
+# python_env NAME REQUIREMENTS: an environment of its own below .dev. The mark is a copy of what was asked for.
+python_env() {
+    local venv="$STATE/$1" wanted="$ROOT/$2"
+    cmp -s "$wanted" "$venv/requirements.txt" && return
+    say "Installing $(tr '\n' ' ' <"$wanted")into .dev/$1"
+    rm -rf "$venv"
+    python3 -m venv "$venv"
+    run_quietly "$venv/bin/pip" install --disable-pip-version-check -r "$wanted"
+    cp "$wanted" "$venv/requirements.txt"
 }
 
 # run_quietly COMMAND...: its output is only worth reading when it fails.

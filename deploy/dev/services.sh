@@ -43,11 +43,13 @@ test_services_up() {
         test_data_remove
     fi
     services_begin
+    # Other programs than ours read what we publish.
+    with_lock venv-tests python_env venv-tests tests/requirements.txt
     services_await
 }
 
 test_services_keep() {
-    require_programs services
+    require_programs services python kcat
     instance_lock
     test_services_up
     : >"$INSTANCE_DIR/keep"

@@ -33,7 +33,7 @@ cmd_torture() {
     done
     [[ $minutes =~ ^[1-9][0-9]*$ && $seed =~ ^[0-9]+$ ]] || die "--minutes and --seed take numbers"
     instance_use test
-    require_programs build services
+    require_programs build services python kcat
     instance_lock
     test_services_up
     mkdir -p "$STATE/torture"

@@ -54,6 +54,15 @@ pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }
 
+/// A file that `./dev` has put below its folder; the copy of the tree that a fault is put in has none of its own.
+pub(crate) fn dev_file(name: &str) -> PathBuf {
+    let places = root().ancestors().map(|folder| folder.join(".dev").join(name));
+    places
+        .into_iter()
+        .find(|path| path.exists())
+        .unwrap_or_else(|| panic!("there is no .dev/{name}: see ./dev up --test"))
+}
+
 /// The program under test.
 pub(crate) fn binary() -> PathBuf {
     let tests = std::env::current_exe().unwrap();

@@ -11,6 +11,7 @@ mod audit;
 mod backup;
 mod bad_input;
 mod billing;
+mod broker;
 mod canaries;
 mod client;
 mod clock;
@@ -21,6 +22,7 @@ mod hosts;
 mod house;
 mod idempotency;
 mod incarnations;
+mod kafka;
 mod lodging;
 mod log;
 mod notes;
@@ -32,6 +34,7 @@ mod random;
 mod restored;
 mod schemas;
 mod server;
+mod topic;
 mod torture;
 mod verify;
 
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
         processes::tests(),
         hosts::tests(),
         incarnations::tests(),
+        kafka::tests(),
         egress::tests(),
         log::tests(),
         cqrs::tests(),

@@ -1,20 +1,15 @@
 //! What clients do while the log of their house is restored, and what there is to see of it afterwards.
 
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use eventstore::Role;
-use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::message::Message;
-use rdkafka::{Offset, TopicPartitionList};
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 
 use crate::client::{Answer, Call, Client};
 use crate::house::{Lodging, Tenant};
-use crate::lodging::setting;
 use crate::orders::order;
+use crate::topic::{Published, Topic};
 
 /// The log's lives: number and first position.
 pub(crate) async fn lives(lodging: &Lodging) -> Vec<(i64, i64)> {
@@ -113,28 +108,7 @@ pub(crate) async fn until_published(lodging: &Lodging, event: (i64, i64)) {
 
 /// What was published: position and incarnation of each event.
 pub(crate) fn published(lodging: &Lodging) -> Vec<(i64, i64)> {
-    let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", setting("ANNALS_KAFKA_BROKERS")).set("group.id", format!("{}.look", lodging.topic));
-    let consumer: BaseConsumer = config.create().unwrap();
-    let (mut assigned, mut left) = (TopicPartitionList::new(), HashMap::new());
-    for partition in 0..8 {
-        let (low, high) = consumer.fetch_watermarks(&lodging.topic, partition, Duration::from_secs(5)).unwrap();
-        if low < high {
-            assigned.add_partition_offset(&lodging.topic, partition, Offset::Offset(low)).unwrap();
-            left.insert(partition, high - 1);
-        }
-    }
-    consumer.assign(&assigned).unwrap();
-    let mut events = Vec::new();
-    while !left.is_empty() {
-        let Some(message) = consumer.poll(Duration::from_secs(5)) else { panic!("Kafka is silent") };
-        let message = message.unwrap();
-        if left.get(&message.partition()).is_some_and(|last| message.offset() >= *last) {
-            left.remove(&message.partition());
-        }
-        let event: Value = serde_json::from_slice(message.payload().unwrap()).unwrap();
-        let number = |name: &str| event[name].as_str().and_then(|text| text.parse::<i64>().ok());
-        events.extend(number("annalsposition").zip(number("annalsincarnation")));
-    }
-    events
+    let all = Topic::shared(&lodging.topic).read();
+    let event = |message: &Published| message.number("annalsposition").zip(message.number("annalsincarnation"));
+    all.iter().filter_map(event).collect()
 }

@@ -84,6 +84,12 @@ impl Fleet {
         self.tenant.moved_to(&self.serving().nth(index).unwrap().address)
     }
 
+    /// Another tenant, at one of them.
+    pub(crate) async fn other_tenant_at(&self, index: usize) -> Tenant {
+        let other = self.lodging().tenant().await;
+        other.moved_to(&self.serving().nth(index).unwrap().address)
+    }
+
     /// Waits until all that answer the API are ready.
     pub(crate) async fn ready(&self) {
         for client in self.clients() {

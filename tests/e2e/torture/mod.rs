@@ -8,6 +8,7 @@ mod erasures;
 mod fairness;
 mod fleet;
 mod journal;
+mod kafka;
 mod keys;
 mod kills;
 mod load;
@@ -88,6 +89,7 @@ scenarios![
     outages::a_server_that_is_gone_is_waited_for,
     outages::a_server_that_hangs_is_waited_for,
     outages::a_serialisation_failure_is_tried_again_unseen,
+    kafka::whatever_kafka_loses_nothing_is_missed,
 ];
 
 /// One run of a scenario.
