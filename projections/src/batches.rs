@@ -8,7 +8,7 @@ use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use crate::bells::Bells;
-use crate::checkpoint::{Checkpoints, Fence, Slots};
+use crate::checkpoint::{Checkpoints, Fence, Slots, Step};
 use crate::failure::Failure;
 use crate::feed::log::Slotted;
 use crate::parked::Parked;
@@ -53,6 +53,20 @@ impl Batches {
     /// An operator says that it may go on.
     pub(crate) fn forgive(&mut self) {
         self.parked.forgive();
+    }
+
+    /// Takes what comes from the log for this process and is not applied yet, and commits it.
+    pub(crate) async fn catch_up(&mut self, events: Vec<Slotted>) -> Result<(), Failure> {
+        let news = events.into_iter().filter(|slotted| {
+            let (slot, position) = (slotted.slot, slotted.event.position);
+            let apply = self.checkpoints.step(slot, position, 0) == Step::Apply;
+            if apply {
+                self.checkpoints.cover(slot, position);
+            }
+            apply
+        });
+        let news = news.collect();
+        self.write(news).await
     }
 
     /// Commits events, in order. Where a batch can't be applied, what comes before the event at fault is applied, and

@@ -107,6 +107,11 @@ impl Checkpoints {
         Self { projector, generation, incarnation, slots: Slots::default(), stored: none, covered: none }
     }
 
+    /// Whose they are.
+    pub(crate) fn projector(&self) -> &'static str {
+        self.projector
+    }
+
     /// The generation.
     pub(crate) fn generation(&self) -> i32 {
         self.generation
