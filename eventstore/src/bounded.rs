@@ -9,7 +9,7 @@ use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgPool, PgQueryResult, PgRow, PgStatement, PgTypeInfo};
-use sqlx::{Either, Execute, Executor, PgConnection, Postgres, SqlStr};
+use sqlx::{Describe, Either, Execute, Executor, PgConnection, Postgres, SqlStr};
 
 /// See the module; clones share the connections.
 #[derive(Clone, Debug)]
@@ -103,5 +103,12 @@ impl<'p> Executor<'p> for &'_ Bounded {
             let done = tokio::time::timeout(patience, conn.prepare_with(sql, parameters)).await;
             settled(done, &mut conn)
         })
+    }
+
+    fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, Result<Describe<Postgres>, sqlx::Error>>
+    where
+        'p: 'e,
+    {
+        self.pool.describe(sql)
     }
 }

@@ -319,10 +319,10 @@ impl Waiting {
             job.settle(Err(AppendError::Conflict { stream_id, actual }));
             return;
         }
-        self.to_the_front(job);
+        self.put_in_front(job);
     }
 
-    fn to_the_front(&mut self, job: Job) {
+    fn put_in_front(&mut self, job: Job) {
         let lane = self.lanes.entry(job.append.tenant).or_default();
         if lane.is_empty() {
             self.turns.push_back(job.append.tenant);
@@ -374,7 +374,7 @@ impl Waiting {
             if !jobs.is_empty()
                 && (events + job.append.event_count() > MAX_BATCH_EVENTS || bytes + job.bytes > MAX_BATCH_BYTES)
             {
-                self.to_the_front(job);
+                self.put_in_front(job);
                 break;
             }
             if let Some(busy) = self.busy(&job, &tips) {
