@@ -24,7 +24,7 @@ use crate::operation::{Answer, Operation, RateClass};
 use crate::problem::{Problem, codes};
 use crate::resource::BASE;
 use crate::state::State;
-use crate::{agents, analytics, audit, billing, commerce, crm, pages, privacy, strict, tenancy};
+use crate::{agents, analytics, audit, billing, commerce, crm, operations, pages, privacy, strict, tenancy};
 
 /// How long an operation may take. What has begun is finished, but nobody waits for it.
 const ENDS_WITHIN: Duration = Duration::from_secs(30);
@@ -42,6 +42,7 @@ pub static OPERATIONS: LazyLock<Vec<Operation>> = LazyLock::new(|| {
         analytics::operations(),
         audit::operations(),
         tenancy::operations(),
+        operations::operations(),
     ];
     contexts.into_iter().flatten().collect()
 });
@@ -265,7 +266,7 @@ mod tests {
             assert!(!operation.summary.is_empty(), "{operation:?} says nothing");
             assert_eq!(operation.path.matches('{').count(), usize::from(operation.has_id()), "{operation:?}");
             let verb = operation.scope.name.split(':').nth(1);
-            let reads = operation.kind == crate::operation::Kind::Query;
+            let reads = operation.method == Method::GET || operation.kind == crate::operation::Kind::Query;
             assert_eq!(verb == Some("read"), reads, "{operation:?} needs {}", operation.scope.name);
         }
     }

@@ -21,6 +21,8 @@ CREATE TABLE projection_runners (
     PRIMARY KEY (projector, process)
 ) WITH (fillfactor = 50);
 
+ALTER TABLE projection_parked ADD COLUMN stream_type text NOT NULL DEFAULT '';
+
 GRANT SELECT, INSERT, UPDATE, DELETE ON projection_controls, projection_runners TO annals_projector;
 GRANT SELECT ON projection_controls, projection_runners TO annals_api;
 

@@ -131,12 +131,7 @@ impl Batches {
         Ok(())
     }
 
-    async fn apply(
-        &mut self,
-        batch: &[Slotted],
-        fault: Option<&str>,
-        conn: &mut PgConnection,
-    ) -> Result<(), Failure> {
+    async fn apply(&mut self, batch: &[Slotted], fault: Option<&str>, conn: &mut PgConnection) -> Result<(), Failure> {
         let concerned = batch.iter().filter(|slotted| self.projector.interested(&slotted.event.stream_type));
         let mut concerned: Vec<_> = concerned.map(|slotted| slotted.event.clone()).collect();
         if let Some(fault) = fault {

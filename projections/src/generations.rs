@@ -131,8 +131,7 @@ pub(crate) async fn swap(checkpoints: &Checkpoints, conn: &mut PgConnection) -> 
     let mut tx = conn.begin().await?;
     let status = "SELECT generation, status FROM projection_generations WHERE projector = $1
         AND (status = 'active' OR generation = $2) ORDER BY generation FOR UPDATE";
-    let known: Vec<(i32, String)> =
-        sqlx::query_as(status).bind(projector).bind(generation).fetch_all(&mut *tx).await?;
+    let known: Vec<(i32, String)> = sqlx::query_as(status).bind(projector).bind(generation).fetch_all(&mut *tx).await?;
     if !known.iter().any(|(of, status)| *of == generation && status == "building") {
         return Ok(Swap::Gone);
     }
@@ -185,12 +184,11 @@ pub(crate) async fn retire(projector: &str, generation: i32, conn: &mut PgConnec
 /// Takes the rows of retired generations away. Somebody may still be reading: what can't be had at once is left for the
 /// next time.
 pub(crate) async fn drop_retired(projector: &dyn Projector, conn: &mut PgConnection) -> Result<(), sqlx::Error> {
-    let retired: Vec<i32> = sqlx::query_scalar(
-        "SELECT generation FROM projection_generations WHERE projector = $1 AND status = 'retired'",
-    )
-    .bind(projector.name())
-    .fetch_all(&mut *conn)
-    .await?;
+    let retired: Vec<i32> =
+        sqlx::query_scalar("SELECT generation FROM projection_generations WHERE projector = $1 AND status = 'retired'")
+            .bind(projector.name())
+            .fetch_all(&mut *conn)
+            .await?;
     for generation in retired {
         let mut tx = conn.begin().await?;
         for table in projector.tables() {

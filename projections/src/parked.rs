@@ -121,8 +121,8 @@ pub(crate) async fn insert(
     conn: &mut PgConnection,
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "INSERT INTO projection_parked (projector, generation, tenant_id, stream_id, from_sequence, error)
-         VALUES ($1, $2, $3, $4, $5, $6)
+        "INSERT INTO projection_parked (projector, generation, tenant_id, stream_id, stream_type, from_sequence, error)
+         VALUES ($1, $2, $3, $4, $5, $6, $7)
          ON CONFLICT (projector, generation, tenant_id, stream_id)
          DO UPDATE SET from_sequence = excluded.from_sequence, error = excluded.error, parked_at = clock_timestamp()",
     )
@@ -130,6 +130,7 @@ pub(crate) async fn insert(
     .bind(generation)
     .bind(event.tenant_id)
     .bind(event.stream_id)
+    .bind(&event.stream_type)
     .bind(event.sequence)
     .bind(error)
     .execute(conn)

@@ -31,6 +31,8 @@ pub struct ReadPoint {
     pub sequence: i64,
     /// The life of the log that its rows are made of.
     pub incarnation: i64,
+    /// How many of the tenant's streams are parked: of each, what its rows show is old.
+    pub parked: i64,
     /// Seconds since it saw that sequence.
     seen_seconds: f64,
 }
@@ -164,8 +166,8 @@ impl ReadModels {
             if next >= end && Instant::now() >= end {
                 return Err(Behind { point }.into());
             }
-            if let Ok(seen) = tokio::time::timeout_at(next, bell.heard(incarnation, tenant, sequence)).await {
-                return Ok(ReadPoint { sequence: seen, incarnation, seen_seconds: 0.0 });
+            if let Ok(Some(seen)) = tokio::time::timeout_at(next, bell.heard(incarnation, tenant, sequence)).await {
+                return Ok(ReadPoint { sequence: seen, incarnation, parked: 0, seen_seconds: 0.0 });
             }
             pause = (pause * 2).min(PAUSES.1);
         }
@@ -205,7 +207,9 @@ impl ReadModels {
 pub(crate) async fn point(conn: &mut PgConnection, projector: &str, tenant: Uuid) -> Result<ReadPoint, sqlx::Error> {
     let row = sqlx::query(
         "SELECT coalesce(s.sequence, 0), coalesce(c.incarnation, 1),
-            extract(epoch FROM clock_timestamp() - coalesce(s.at, g.created_at))::float8
+            extract(epoch FROM clock_timestamp() - coalesce(s.at, g.created_at))::float8,
+            (SELECT count(*) FROM projection_parked p
+             WHERE p.projector = g.projector AND p.generation = g.generation AND p.tenant_id = $2)
          FROM projection_generations g
          LEFT JOIN projection_checkpoints c
             ON c.projector = g.projector AND c.generation = g.generation AND c.slot = 0
@@ -221,8 +225,9 @@ pub(crate) async fn point(conn: &mut PgConnection, projector: &str, tenant: Uuid
         Some(row) => Ok(ReadPoint {
             sequence: row.try_get(0)?,
             incarnation: row.try_get(1)?,
+            parked: row.try_get(3)?,
             seen_seconds: row.try_get::<f64, _>(2)?.max(0.0),
         }),
-        None => Ok(ReadPoint { sequence: 0, incarnation: 1, seen_seconds: 0.0 }),
+        None => Ok(ReadPoint { sequence: 0, incarnation: 1, parked: 0, seen_seconds: 0.0 }),
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use eventstore::{EventStore, Evidence, Incarnations};
 use futures::TryStreamExt;
 use sqlx::PgPool;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -16,10 +16,12 @@ use tokio_util::sync::CancellationToken;
 use crate::adoption::{Adopted, adopt};
 use crate::batches::Batches;
 use crate::checkpoint::Slots;
+use crate::controls::Control;
 use crate::failure::Failure;
 use crate::feed::log::{Slotted, size};
 use crate::generations::{self, Swap};
 use crate::projector::Projector;
+use crate::running::chain;
 
 /// How many parts the slots are divided into, each written by a task of its own.
 const LANES: i32 = 2;
@@ -30,6 +32,8 @@ const BATCH_BYTES: usize = 12 * 1024 * 1024;
 const REST: u32 = 1;
 /// The longest rest.
 const LONGEST_REST: Duration = Duration::from_secs(1);
+/// How often the lease is renewed.
+const LEASE: Duration = Duration::from_secs(1);
 /// How long it waits for the generation that is read, which may be further in a slot.
 const AGAIN: Duration = Duration::from_millis(20);
 
@@ -163,5 +167,70 @@ impl Builder {
             lanes.push(batches);
         }
         Ok(lanes)
+    }
+}
+
+/// Where a projector's new generations are built: in whichever process has the lease for it.
+pub(crate) struct Site {
+    pub(crate) projector: Arc<dyn Projector>,
+    pub(crate) store: EventStore,
+    pub(crate) pool: PgPool,
+}
+
+impl Site {
+    /// Builds what is asked for, until it is stopped.
+    pub(crate) async fn run(self, mut control: watch::Receiver<Control>, stop: CancellationToken) {
+        loop {
+            let wanted = stop.run_until_cancelled(control.wait_for(|control| control.building.is_some())).await;
+            let Some(Ok(wanted)) = wanted.map(|wanted| wanted.map(|control| control.building)) else { return };
+            if let Some(generation) = wanted
+                && let Err(failure) = self.build(generation, &stop).await
+            {
+                let projector = self.projector.name();
+                tracing::warn!(projector, generation, error = chain(&failure), "new rows can't be made yet");
+            }
+            // Who has built it, or could not, looks again when it knows what has become of that.
+            let changed = tokio::time::timeout(LEASE * 2, control.changed());
+            if stop.run_until_cancelled(changed).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Builds a generation, if this process is the one that does, and takes away what it has replaced.
+    pub(crate) async fn build(&self, generation: i32, stop: &CancellationToken) -> Result<(), Failure> {
+        let revision = "SELECT revision FROM projection_generations WHERE projector = $1 AND generation = $2";
+        let revision = sqlx::query_scalar::<_, i32>(revision).bind(self.projector.name()).bind(generation);
+        // What another binary makes is another's to build.
+        if revision.fetch_optional(&self.pool).await? != Some(self.projector.revision()) {
+            return Ok(());
+        }
+        let Some(mut leadership) = self.store.lead(&format!("rebuild:{}", self.projector.name())).await? else {
+            return Ok(());
+        };
+        let stop = stop.child_token();
+        let (projector, store, pool) = (self.projector.clone(), self.store.clone(), self.pool.clone());
+        let builder = Builder { projector, store, pool, generation, stop: stop.clone() };
+        let built = {
+            let mut building = std::pin::pin!(builder.build());
+            loop {
+                tokio::select! {
+                    built = &mut building => break built,
+                    () = tokio::time::sleep(LEASE) => if leadership.confirm().await.is_err() {
+                        stop.cancel();
+                    },
+                }
+            }
+        };
+        if matches!(built, Ok(true)) {
+            // Who has just begun to read the old rows may end.
+            stop.run_until_cancelled(tokio::time::sleep(generations::GRACE)).await;
+        }
+        let mut conn = self.pool.acquire().await?;
+        if let Err(error) = generations::drop_retired(&*self.projector, &mut conn).await {
+            tracing::info!(projector = self.projector.name(), %error, "old rows are still being read");
+        }
+        leadership.resign().await;
+        built.map(|_| ())
     }
 }

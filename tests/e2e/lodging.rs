@@ -42,6 +42,8 @@ const SCOPES: &[&str] = &[
     "personal:read",
     "analytics:read",
     "audit:read",
+    "operations:read",
+    "operations:write",
 ];
 
 /// A setting of the instance that `./dev` started.
