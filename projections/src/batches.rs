@@ -76,10 +76,10 @@ impl Batches {
             let count = events.len().min(self.limit);
             let (batch, rest) = events.split_at(count);
             match self.commit(batch, rest, None).await {
-                Ok(()) => {
+                Ok(applied) => {
                     events.drain(..count);
                     self.limit = (self.limit * 2).min(self.most);
-                    self.parked.applied(count);
+                    self.parked.applied(applied);
                 }
                 Err(Failure::Project(error)) if error.is_deterministic() => {
                     let at_fault = |slotted: &Slotted| Some(slotted.event.position) == error.culprit();
@@ -101,8 +101,9 @@ impl Batches {
         Ok(())
     }
 
-    /// One transaction: the fence, the tenants' sequences, and the rows, or in their place what is at fault.
-    async fn commit(&mut self, batch: &[Slotted], rest: &[Slotted], fault: Option<&str>) -> Result<(), Failure> {
+    /// One transaction: the fence, the tenants' sequences, and the rows, or in their place what is at fault. Gives how many
+    /// events were applied to rows.
+    async fn commit(&mut self, batch: &[Slotted], rest: &[Slotted], fault: Option<&str>) -> Result<usize, Failure> {
         let (mut ends, mut sequences) = (BTreeMap::new(), BTreeMap::<Uuid, i64>::new());
         for slotted in batch {
             ends.insert(slotted.slot, slotted.event.position);
@@ -118,7 +119,7 @@ impl Batches {
         if self.checkpoints.fence(&moves, &sequences, &mut tx).await? == Fence::Closed {
             return Err(Failure::Fenced);
         }
-        self.apply(batch, fault, &mut tx).await?;
+        let applied = self.apply(batch, fault, &mut tx).await?;
         tx.commit().await?;
 
         self.checkpoints.committed(&moves);
@@ -128,10 +129,15 @@ impl Batches {
             metrics::counter!("annals_projector_events_total", "projector" => name).increment(batch.len() as u64);
             metrics::histogram!("annals_projector_batch_events", "projector" => name).record(batch.len() as f64);
         }
-        Ok(())
+        Ok(applied)
     }
 
-    async fn apply(&mut self, batch: &[Slotted], fault: Option<&str>, conn: &mut PgConnection) -> Result<(), Failure> {
+    async fn apply(
+        &mut self,
+        batch: &[Slotted],
+        fault: Option<&str>,
+        conn: &mut PgConnection,
+    ) -> Result<usize, Failure> {
         let concerned = batch.iter().filter(|slotted| self.projector.interested(&slotted.event.stream_type));
         let mut concerned: Vec<_> = concerned.map(|slotted| slotted.event.clone()).collect();
         if let Some(fault) = fault {
@@ -140,13 +146,13 @@ impl Batches {
                 metrics::counter!("annals_projector_parked_total", "projector" => self.projector.name()).increment(1);
                 self.parked.park(event, fault, conn).await?;
             }
-            return Ok(());
+            return Ok(0);
         }
         self.parked.pass_over(&mut concerned, conn).await?;
         if !concerned.is_empty() {
             self.projector.project(self.checkpoints.generation(), &concerned, conn).await?;
         }
-        Ok(())
+        Ok(concerned.len())
     }
 
     /// Writes every slot's checkpoint, so that the next start has nothing to read.

@@ -71,6 +71,8 @@ pub(crate) struct Runner {
     pending: Pending,
     /// Where the process that has all slots has come to: positions are dense, so counting says it.
     counted: i64,
+    /// How far what is committed goes.
+    committed: i64,
 }
 
 impl Runner {
@@ -83,7 +85,7 @@ impl Runner {
     ) -> Self {
         let (incarnations, pending) = (Incarnations::default(), Pending::default());
         let batches = Batches::new(projector.clone(), shared.pool.clone(), Some(shared.bells.clone()), BATCH);
-        Self { projector, shared, status, control, stop, incarnations, batches, pending, counted: 0 }
+        Self { projector, shared, status, control, stop, incarnations, batches, pending, counted: 0, committed: 0 }
     }
 
     /// Runs until it is stopped.
@@ -200,6 +202,7 @@ impl Runner {
         }
         self.batches.begin(generation, self.incarnations.newest().id, slots, &mut conn).await?;
         self.counted = self.batches.checkpoints.low();
+        self.committed = self.counted;
         Ok(())
     }
 
@@ -370,7 +373,9 @@ impl Runner {
     async fn flush(&mut self) -> Result<(), Failure> {
         let events = self.pending.take();
         self.batches.write(events).await?;
-        let position = self.position();
+        let checkpoints = &self.batches.checkpoints;
+        self.committed = if checkpoints.slots == Slots::ALL { self.counted } else { checkpoints.low() };
+        let position = self.committed;
         self.status.send_modify(|status| status.position = position);
         Ok(())
     }
@@ -382,13 +387,8 @@ impl Runner {
         self.batches.settle().await
     }
 
-    fn position(&self) -> i64 {
-        let checkpoints = &self.batches.checkpoints;
-        if checkpoints.slots == Slots::ALL { self.counted } else { checkpoints.low() }
-    }
-
     fn report(&self, state: ProjectorState, error: Option<String>) {
-        let position = self.position();
+        let position = self.committed;
         let slots = self.batches.checkpoints.slots.count();
         self.status.send_modify(|status| {
             status.state = state;

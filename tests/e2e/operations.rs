@@ -41,10 +41,15 @@ async fn place_many(client: &Client, currencies: &[&str], key: &str) -> Answer {
         body
     });
     let items: Vec<_> = items.collect();
-    let placed = client.post("/orders/batch", &json!({ "items": items })).header("idempotency-key", key);
-    let placed = placed.expect(200).await;
-    assert!(placed.data().iter().all(|item| item["status"] == 201), "{}", placed.text);
-    placed
+    loop {
+        let placed = client.post("/orders/batch", &json!({ "items": items })).header("idempotency-key", key);
+        let placed = placed.expect(200).await;
+        // What a machine with too much to do did not take is repeated under its key.
+        assert!(placed.data().iter().all(|item| item["status"] == 201 || item["status"] == 503), "{}", placed.text);
+        if placed.data().iter().all(|item| item["status"] == 201) {
+            return placed;
+        }
+    }
 }
 
 /// The ids of what was placed in that currency.
@@ -156,6 +161,7 @@ async fn a_flood_of_poison_stops_the_projector_until_an_operator_says_so(_: &Hou
     let paused = until(&tenant, ORDERS, |shown| shown["runners"][0]["state"] == "paused").await;
     let parked = paused["parked"].as_i64().unwrap();
     assert!((1..=40).contains(&parked), "{paused}");
+    assert!(paused["lag_events"].as_i64() > Some(0), "{paused}");
     assert!(paused["runners"][0]["error"].as_str().unwrap().contains("no more streams are parked"), "{paused}");
     let health = tenant.get("!/health/ready").expect(200).await;
     assert_eq!(health.body["status"], "degraded", "{}", health.text);
