@@ -26,6 +26,7 @@ pub mod intent;
 pub mod openapi;
 pub mod operation;
 pub mod pages;
+pub mod patient;
 pub mod privacy;
 pub mod problem;
 pub mod resource;

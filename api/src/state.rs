@@ -10,6 +10,7 @@ use projections::ReadModels;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
+use crate::audit::Streams;
 use crate::extract::auth::ApiKeys;
 use crate::health::Health;
 
@@ -40,6 +41,8 @@ pub struct State {
     pub room: Arc<Semaphore>,
     /// What bounds those that wait for the end of what takes long.
     pub waiting: Semaphore,
+    /// The streams of events that are open.
+    pub streams: Arc<Streams>,
     /// The figures for `/metrics`.
     pub metrics: PrometheusHandle,
 }
@@ -60,10 +63,12 @@ impl State {
         settings: Settings,
         health: Health,
         metrics: PrometheusHandle,
+        streams: Streams,
     ) -> Self {
         let keys = ApiKeys::new(executor.store().clone());
         let (room, waiting) = (Arc::new(Semaphore::new(REQUESTS_AT_A_TIME)), Semaphore::new(WAITING_AT_A_TIME));
-        Self { executor, models, egress, keys, settings, health, requests: TaskTracker::new(), room, waiting, metrics }
+        let (requests, streams) = (TaskTracker::new(), Arc::new(streams));
+        Self { executor, models, egress, keys, settings, health, requests, room, waiting, streams, metrics }
     }
 }
 
