@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use crate::append::{Append, AppendError, Committed};
 use crate::bounded::Bounded;
+use crate::follow::Followers;
 use crate::guard::{self, Guard, StartError};
 use crate::incarnation::{Evidence, HighWaterMark, Incarnations, MarkError};
 use crate::membership::Membership;
@@ -83,6 +84,7 @@ pub(crate) struct Inner {
     pub(crate) tenants: TenantDb,
     pub(crate) tail: Tail,
     pub(crate) forks: Forks,
+    pub(crate) followers: Followers,
     guard: Guard,
     pub(crate) membership: Membership,
     _housekeeping: DropGuard,
@@ -132,6 +134,9 @@ impl EventStore {
         let stop = CancellationToken::new();
         tokio::spawn(keep_house(writing.clone(), stop.clone()));
         tokio::spawn(keep_mark(guard.clone(), stop.clone()));
+        let followers = Followers::default();
+        let telling = followers.clone().run(tail.clone(), reading.clone());
+        tokio::spawn(stop.clone().run_until_cancelled_owned(telling));
         let _housekeeping = stop.drop_guard();
         let writer = Writer::start(appending.clone(), tail.clone());
         Ok(Self {
@@ -144,6 +149,7 @@ impl EventStore {
                 tenants,
                 tail,
                 forks: Forks::default(),
+                followers,
                 guard,
                 membership,
                 _housekeeping,
