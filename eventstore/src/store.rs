@@ -122,10 +122,10 @@ impl EventStore {
         let claiming = Bounded::new(dsn.writers(&guard, 6, &claiming)?, PATIENCE.0);
         // Readers write the relay's cursor alone, and a lost one means that events are published twice.
         let reading = [("statement_timeout", "120s"), ("synchronous_commit", "off")];
-        let reading = Bounded::new(dsn.pool(Role::Reader, config.readers, &reading)?, PATIENCE.1);
+        let reading = Bounded::new(dsn.readers(&guard, Role::Reader, config.readers, &reading)?, PATIENCE.1);
         // A plan is kept while tables grow under it: one that was made for a small table must not read a large one whole.
         let by_index = [("statement_timeout", "30s"), ("enable_seqscan", "off")];
-        let tenants = TenantDb::new(dsn.pool(Role::Api, config.readers, &by_index)?);
+        let tenants = TenantDb::new(dsn.readers(&guard, Role::Api, config.readers, &by_index)?);
         if let Err(error) = turn_idempotency_days(&writing).await {
             tracing::warn!(%error, "the idempotency tables of the next days could not be made yet");
         }
