@@ -28,6 +28,8 @@ use crate::{agents, analytics, audit, billing, commerce, crm, pages, privacy, st
 
 /// How long an operation may take. What has begun is finished, but nobody waits for it.
 const ENDS_WITHIN: Duration = Duration::from_secs(30);
+/// When it is given up: nothing that it asks for takes so long, so somebody will never answer, and its room is needed.
+const GIVEN_UP_AFTER: Duration = Duration::from_secs(150);
 
 /// Every operation of the API; a context adds one line.
 pub static OPERATIONS: LazyLock<Vec<Operation>> = LazyLock::new(|| {
@@ -99,15 +101,15 @@ async fn run(operation: &'static Operation, state: Arc<State>, request: Request)
         let state = state.clone();
         async move {
             let _permit = permit;
-            carry_out(operation, state, parts, body).await
+            tokio::time::timeout(GIVEN_UP_AFTER, carry_out(operation, state, parts, body)).await
         }
         .in_current_span()
     });
     let mut response = match tokio::time::timeout(ENDS_WITHIN, work).await {
-        Ok(Ok((response, None))) => return response,
-        Ok(Ok((response, Some(later)))) => return wait(&state, response, later).await,
+        Ok(Ok(Ok((response, None)))) => return response,
+        Ok(Ok(Ok((response, Some(later))))) => return wait(&state, response, later).await,
         Ok(Err(error)) => Problem::internal(&error).into_response(),
-        Err(_) => {
+        Err(_) | Ok(Ok(Err(_))) => {
             let detail = "The request took too long, and its outcome is unknown. Repeat it; with the same \
                 `Idempotency-Key` that is always safe.";
             Problem::new(codes::UNAVAILABLE, detail).retry_after(1).into_response()

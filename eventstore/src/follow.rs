@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use domain::names::API_KEY;
-use sqlx::postgres::PgPool;
 use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
+use crate::bounded::Bounded;
 use crate::incarnation::Incarnation;
 use crate::store::EventStore;
 use crate::tail::Tail;
@@ -18,6 +18,8 @@ use crate::tail::Tail;
 const PACE: Duration = Duration::from_millis(5);
 /// How long a look that failed is rested from.
 const PAUSE: Duration = Duration::from_millis(200);
+/// How long a look may take: a server that hangs is asked again.
+const ANSWERS: Duration = Duration::from_secs(5);
 /// The most positions that one look takes in.
 const RANGE: i64 = 10_000;
 
@@ -142,7 +144,8 @@ impl Followers {
     }
 
     /// Tells all who follow, for as long as it runs.
-    pub(crate) async fn run(self, tail: Tail, reading: PgPool) {
+    pub(crate) async fn run(self, tail: Tail, reading: Bounded) {
+        let reading = reading.patient(ANSWERS);
         loop {
             let Some((life, after)) = self.place(tail.newest().0) else {
                 self.woken.notified().await;
@@ -165,7 +168,7 @@ impl Followers {
 }
 
 /// The tenants for which something was appended in a range of positions.
-async fn moved(pool: &PgPool, after: i64, until: i64) -> Result<Vec<Moved>, sqlx::Error> {
+async fn moved(pool: &Bounded, after: i64, until: i64) -> Result<Vec<Moved>, sqlx::Error> {
     let moved: Vec<(Uuid, i64, Option<i64>)> = sqlx::query_as(
         "SELECT tenant_id, max(sequence), max(sequence) FILTER (WHERE stream_type = $3)
          FROM events WHERE position > $1 AND position <= $2 GROUP BY tenant_id",

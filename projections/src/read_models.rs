@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use eventstore::{Role, TenantDb, WriteDsn};
-use sqlx::{PgConnection, Postgres, Row, Transaction};
+use eventstore::{Role, TenantDb, TenantTx, WriteDsn};
+use sqlx::{PgConnection, Row};
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -171,16 +171,12 @@ impl ReadModels {
         }
     }
 
-    pub(crate) async fn begin(&self, tenant: Uuid) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+    pub(crate) async fn begin(&self, tenant: Uuid) -> Result<TenantTx, sqlx::Error> {
         self.db.begin(tenant).await
     }
 
     /// A transaction whose statements all see one moment, and the sequence that a projector stands at then.
-    pub(crate) async fn snapshot(
-        &self,
-        projector: &str,
-        tenant: Uuid,
-    ) -> Result<(Transaction<'static, Postgres>, i64), ReadError> {
+    pub(crate) async fn snapshot(&self, projector: &str, tenant: Uuid) -> Result<(TenantTx, i64), ReadError> {
         let mut tx = self.begin(tenant).await?;
         // Reports go over whole histories. After a large import Postgres has no statistics yet, expects next to nothing
         // and would go through one table once for each row of the other.
