@@ -18,6 +18,8 @@ use crate::tail::Tail;
 const PACE: Duration = Duration::from_millis(5);
 /// How long a look that failed is rested from.
 const PAUSE: Duration = Duration::from_millis(200);
+/// How long a look may take: a server that hangs is asked again.
+const ANSWERS: Duration = Duration::from_secs(5);
 /// The most positions that one look takes in.
 const RANGE: i64 = 10_000;
 
@@ -143,6 +145,7 @@ impl Followers {
 
     /// Tells all who follow, for as long as it runs.
     pub(crate) async fn run(self, tail: Tail, reading: Bounded) {
+        let reading = reading.patient(ANSWERS);
         loop {
             let Some((life, after)) = self.place(tail.newest().0) else {
                 self.woken.notified().await;

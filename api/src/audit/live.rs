@@ -32,6 +32,8 @@ const TAKES_WITHIN: Duration = Duration::from_secs(10);
 const RETRY: u32 = 1_000;
 /// The most events, and bytes of them, that are read at a time; the last one may go beyond.
 const PAGE: (i64, i64) = (100, 64 * 1024);
+/// How long the log may take over what it is asked: one that hangs must not keep streams, and the turns to read.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 /// How many sequences are searched in one statement.
 const SPAN: i64 = 5_000;
 
@@ -157,6 +159,11 @@ async fn open(call: Call) -> Result<Answer, Problem> {
     Ok(answer.with("x-accel-buffering", HeaderValue::from_static("no")))
 }
 
+/// What the log answers, if it does so in time.
+async fn in_time<T>(answer: impl Future<Output = Result<T, Problem>>) -> Result<T, Problem> {
+    tokio::time::timeout(ANSWERS_WITHIN, answer).await.unwrap_or_else(|_| Err(Problem::unavailable()))
+}
+
 /// What a stream comes to.
 enum Step {
     /// Something to hand over.
@@ -221,8 +228,8 @@ impl Live {
             return Err(End::of(codes::API_KEY_EXPIRED));
         }
         if of_keys > self.confirmed {
-            let confirmed = self.call.state.keys.confirm(&self.call.principal).await;
-            confirmed.map_err(|problem| End::of(problem.code()))?;
+            let confirmed = self.call.state.keys.confirm(&self.call.principal);
+            in_time(confirmed).await.map_err(|problem| End::of(problem.code()))?;
             self.confirmed = of_keys;
         }
         self.head = self.head.max(sequence);
@@ -231,7 +238,7 @@ impl Live {
 
     /// Reads on, and gives the messages of what it finds.
     async fn read(&mut self) -> Result<String, End> {
-        let found = self.found().await.map_err(|problem| {
+        let found = in_time(self.found()).await.map_err(|problem| {
             tracing::warn!(code = problem.code().code, "a stream of events can't be read on");
             End::of(codes::UNAVAILABLE)
         });
