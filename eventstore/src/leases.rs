@@ -3,9 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
+use crate::bounded::Bounded;
 use crate::store::{EventStore, StoreError};
 
 /// How long a lease is good for, unless its task wants another.
@@ -14,7 +14,7 @@ const GOOD_FOR: Duration = Duration::from_secs(3);
 /// Proof that this process alone has a task, as long as it confirms it.
 #[derive(Debug)]
 pub struct Leadership {
-    pool: PgPool,
+    pool: Bounded,
     task: String,
     holder: Uuid,
     good_for: Duration,
@@ -31,7 +31,7 @@ impl EventStore {
 
     /// The same with a lease that is good for another time, of which it must be confirmed about three times.
     pub async fn lead_for(&self, task: &str, good_for: Duration) -> Result<Option<Leadership>, StoreError> {
-        let (pool, task) = (self.inner.writing.clone(), task.to_owned());
+        let (pool, task) = (self.inner.writing.patient(good_for), task.to_owned());
         let mut leadership = Leadership { pool, task, holder: Uuid::now_v7(), good_for, until: Instant::now() };
         Ok(leadership.take().await?.then_some(leadership))
     }

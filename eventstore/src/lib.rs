@@ -4,10 +4,12 @@
 //! are dense and in commit order, because every append advances the one row of `log_head` first.
 
 pub mod append;
+mod bounded;
 pub mod bytes;
 pub mod cqrs;
 pub mod event;
 pub mod fold;
+mod follow;
 mod guard;
 mod history;
 mod identity;
@@ -36,10 +38,11 @@ pub use append::{
 };
 pub use event::{Metadata, NewEvent, RecordedEvent};
 pub use fold::Loaded;
+pub use follow::{Follower, Heard};
 pub use identity::{ApiKeyRecord, SubjectRow};
 pub use incarnation::{Evidence, HighWater, HighWaterMark, Incarnation, Incarnations, MarkError, same_incarnation};
 pub use leases::Leadership;
-pub use pools::{Credentials, Role, TenantDb, WriteDsn};
+pub use pools::{Credentials, Role, TenantDb, TenantTx, WriteDsn};
 pub use queue::Pending;
 pub use read::{EventFilter, Until};
 pub use relay_cursor::RelayCursor;

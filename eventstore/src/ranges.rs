@@ -1,12 +1,15 @@
 //! Ranges of the log as PostgreSQL's binary COPY gives them: a row is one message, and costs no more than taking it
 //! apart. Several ranges are on their way at a time, so that PostgreSQL, the network and the reader all have work.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use futures::{Stream, StreamExt, TryStreamExt, stream};
-use sqlx::postgres::{PgPool, PgPoolCopyExt};
+use sqlx::postgres::{PgConnection, PgPool};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
+use crate::bounded::timed_out;
 use crate::event::RecordedEvent;
 
 /// How many positions a range of a long read has.
@@ -17,6 +20,8 @@ const AHEAD: usize = 2;
 /// of small events waits as a whole, so that PostgreSQL is done with it; one of large events comes as it is taken.
 const CHUNK: (usize, usize) = (1_000, 1024 * 1024);
 const WAITING: usize = 4;
+/// How long the server may take until it says the next thing: longer than a statement may run.
+const PATIENCE: Duration = Duration::from_secs(125);
 
 /// What stands before the first row: a signature, flags, and the length of an extension that nobody uses.
 const HEADER: usize = 19;
@@ -117,9 +122,23 @@ async fn read<T>(
         "COPY (SELECT {columns} FROM events WHERE position > {after} AND position <= {until} ORDER BY position) \
          TO STDOUT (FORMAT binary)"
     );
-    let mut messages = pool.copy_out_raw(&copy).await?;
+    let mut conn = pool.acquire().await?;
+    let done = take_apart(&mut conn, &copy, parse, sender).await;
+    if done.is_err() {
+        conn.close_on_drop();
+    }
+    done
+}
+
+async fn take_apart<T>(
+    conn: &mut PgConnection,
+    copy: &str,
+    parse: Parse<T>,
+    sender: &mpsc::Sender<Chunk<T>>,
+) -> Result<(), sqlx::Error> {
+    let mut messages = in_time(conn.copy_out_raw(copy)).await?;
     let (mut chunk, mut size, mut header, mut odd) = (Vec::new(), 0, HEADER, false);
-    while let Some(message) = messages.try_next().await? {
+    while let Some(message) = in_time(messages.try_next()).await? {
         let bytes = message.get(std::mem::take(&mut header)..).unwrap_or_default();
         if bytes == TRAILER || odd {
             continue;
@@ -139,6 +158,10 @@ async fn read<T>(
         let _ = sender.send(Ok(Some(chunk))).await;
     }
     if odd { Err(sqlx::Error::Decode("a row of the log is not as it should be".into())) } else { Ok(()) }
+}
+
+async fn in_time<T>(answer: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
+    tokio::time::timeout(PATIENCE, answer).await.unwrap_or_else(|_| Err(timed_out()))
 }
 
 fn row(columns: &mut Columns<'_>) -> Option<Row> {

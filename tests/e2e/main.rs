@@ -23,9 +23,12 @@ mod house;
 mod idempotency;
 mod incarnations;
 mod kafka;
+mod listener;
+mod live;
 mod lodging;
 mod log;
 mod notes;
+mod operations;
 mod orders;
 mod privacy;
 mod processes;
@@ -72,6 +75,7 @@ fn main() -> ExitCode {
         log::tests(),
         cqrs::tests(),
         customers::tests(),
+        operations::tests(),
         orders::tests(),
         notes::tests(),
         billing::tests(),
@@ -82,6 +86,7 @@ fn main() -> ExitCode {
         privacy::tests(),
         analytics::tests(),
         audit::tests(),
+        live::tests(),
         torture::tests(),
         schemas::tests(),
         verify::tests(),
