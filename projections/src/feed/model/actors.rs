@@ -46,6 +46,7 @@ impl Draw {
 }
 
 /// The log in Postgres.
+#[derive(Clone)]
 pub(super) struct Log {
     pub(super) events: Vec<Slotted>,
     pub(super) lives: Vec<Incarnation>,
@@ -120,6 +121,14 @@ pub(super) struct View {
     pub(super) incarnation: i64,
     pub(super) positions: [i64; COUNT],
     pub(super) rows: [Vec<Arc<RecordedEvent>>; BUSY],
+}
+
+/// A copy of the databases.
+pub(super) struct Backup {
+    pub(super) log: Log,
+    /// How far the relay had come.
+    pub(super) cursor: i64,
+    pub(super) view: View,
 }
 
 impl View {
