@@ -400,8 +400,10 @@ impl World {
         }
         let before = self.log.events.clone();
         let little = self.log.end() - 1 - i64::try_from(self.draw.below(5)).unwrap();
-        match self.backup.take() {
-            Some(backup) if self.draw.once_in(2) => {
+        // It is kept while the log goes on in another life.
+        let backup = if self.draw.once_in(2) { self.backup.take() } else { None };
+        match backup {
+            Some(backup) => {
                 self.log = Log { highest: self.log.highest, ..backup.log };
                 self.cursor.position = backup.cursor;
                 if self.draw.once_in(2) {
@@ -409,7 +411,7 @@ impl World {
                 }
                 self.log.restore(self.log.end(), &mut self.draw);
             }
-            _ => self.log.restore(little, &mut self.draw),
+            None => self.log.restore(little, &mut self.draw),
         }
         self.changed = true;
         self.cursor = self.log.cursor(self.cursor.position.min(self.log.end()));
