@@ -11,6 +11,7 @@ pub mod agents;
 pub mod aliases;
 pub mod analytics;
 pub mod app;
+pub mod as_of;
 pub mod audit;
 pub mod billing;
 pub mod call;

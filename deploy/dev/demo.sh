@@ -7,7 +7,7 @@ cmd_demo() {
     instance_use run
     require_programs demo
     bring_up
-    demo_python
+    duckdb_python
     tenant_once demo-cdnow "$INSTANCE_DIR/demo-cdnow.json"
     read -r pid <"$INSTANCE_DIR/annals.pid"
     run_child "$STATE/venv/bin/python" -u -B deploy/demo/main.py \
@@ -15,8 +15,11 @@ cmd_demo() {
         --tenant "$INSTANCE_DIR/demo-cdnow.json" --erased "$INSTANCE_DIR/demo-cdnow.erased" --work "$STATE/demo"
 }
 
-# DuckDB, which checks our figures, in an environment of its own. The mark is a copy of what was asked for.
-demo_python() {
+# DuckDB, which checks our figures and reads our files, in an environment of its own. The mark is a copy of what was
+# asked for.
+duckdb_python() { with_lock venv venv_make; }
+
+venv_make() {
     local wanted="$ROOT/deploy/demo/requirements.txt" venv="$STATE/venv"
     cmp -s "$wanted" "$venv/requirements.txt" && return
     say "Installing DuckDB into .dev/venv"

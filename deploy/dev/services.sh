@@ -47,7 +47,8 @@ test_services_up() {
 }
 
 test_services_keep() {
-    require_programs services
+    require_programs services demo
+    duckdb_python
     instance_lock
     test_services_up
     : >"$INSTANCE_DIR/keep"

@@ -29,6 +29,7 @@ mod privacy;
 mod processes;
 mod provider;
 mod random;
+mod replay;
 mod restored;
 mod schemas;
 mod server;
@@ -81,6 +82,7 @@ fn main() -> ExitCode {
         torture::tests(),
         schemas::tests(),
         verify::tests(),
+        replay::tests(),
     ]
     .into_iter()
     .flatten()

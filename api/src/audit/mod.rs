@@ -3,7 +3,7 @@
 mod events;
 mod trail;
 
-pub use events::{ShownEvent, shown_event};
+pub use events::{ShownEvent, shown_data, shown_event};
 
 use crate::operation::Operation;
 
