@@ -24,7 +24,7 @@ use crate::schema;
 const SPAN: i64 = 5_000;
 const MOST: i64 = 100_000;
 
-/// An event, as histories, `/events` and replays show it.
+/// An event, as histories and `/events` show it.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "Event")]
 pub struct ShownEvent<'a, D> {
