@@ -172,8 +172,11 @@ impl Call {
         for projector in projectors {
             all.push(self.await_model(projector).await?);
         }
+        let parked = all.iter().map(|(point, _)| point.parked).sum();
         let least = all.into_iter().min_by_key(|(point, _)| point.sequence);
-        least.ok_or_else(Problem::unavailable)
+        let (mut point, age) = least.ok_or_else(Problem::unavailable)?;
+        point.parked = parked;
+        Ok((point, age))
     }
 
     /// The problem behind a read model's failure.

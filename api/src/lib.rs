@@ -26,6 +26,7 @@ pub mod health;
 pub mod intent;
 pub mod openapi;
 pub mod operation;
+pub mod operations;
 pub mod pages;
 pub mod privacy;
 pub mod problem;

@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 
 use crate::aliases::ALIASES;
 use crate::extract::headers::{
-    IDEMPOTENCY_KEY, LONGEST_WAIT, MIN_SEQUENCE, READ_AGE, READ_SEQUENCE, REPLAYED, SEQUENCE, TOKEN,
+    IDEMPOTENCY_KEY, LONGEST_WAIT, MIN_SEQUENCE, PARKED, READ_AGE, READ_SEQUENCE, REPLAYED, SEQUENCE, TOKEN,
 };
 use crate::extract::ids::id_schema;
 use crate::extract::query::MAX_LIMIT;
@@ -181,10 +181,11 @@ fn parameters(operation: &Operation, schemas: &mut Schemas) -> Vec<Value> {
     let mut all = Vec::new();
     if operation.has_id() {
         let prefix = prefix(operation);
-        let example = format!("{prefix}_01h455vb4pex5vsknk084sn02q");
-        all.push(json!({
-            "name": "id", "in": "path", "required": true, "schema": id_schema(prefix), "example": example,
-        }));
+        let (schema, example) = match operation.kind {
+            Kind::Upkeep => (json!({ "type": "string" }), "commerce_orders".to_owned()),
+            _ => (id_schema(prefix).to_value(), format!("{prefix}_01h455vb4pex5vsknk084sn02q")),
+        };
+        all.push(json!({ "name": "id", "in": "path", "required": true, "schema": schema, "example": example }));
     }
     for parameter in (operation.parameters)(&mut schemas.taken) {
         let mut shown = json!({ "name": parameter.name, "in": "query", "schema": parameter.schema });
@@ -294,7 +295,8 @@ fn answered(operation: &Operation) -> Value {
     }
     let (mut shown, ours): (Vec<String>, &[&str]) = match operation.kind {
         Kind::Command => (Vec::new(), &[SEQUENCE, REPLAYED]),
-        Kind::Query => (Vec::new(), &[READ_SEQUENCE, READ_AGE]),
+        Kind::Query => (Vec::new(), &[READ_SEQUENCE, READ_AGE, PARKED]),
+        Kind::Upkeep => (Vec::new(), &[]),
     };
     shown.extend(names.iter().map(|name| (*name).to_owned()));
     shown.extend(ours.iter().map(|header| name(header)));
@@ -321,6 +323,10 @@ fn headers() -> Value {
     all.insert(name(SEQUENCE), token("Send it as `Annals-Min-Sequence` to read what was written."));
     all.insert(name(READ_SEQUENCE), token("The last sequence that the answer has seen."));
     all.insert(name(READ_AGE), number("How many seconds ago that was the newest."));
+    all.insert(
+        name(PARKED),
+        number("Of how many streams it shows what is old, for an event can't be applied yet; absent for none."),
+    );
     all.insert(name(REPLAYED), text("`true` where an earlier request with the same key was answered again."));
     Value::Object(all)
 }

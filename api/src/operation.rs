@@ -7,11 +7,12 @@ use axum::http::{HeaderName, HeaderValue, Method, header};
 use domain::names::Scope;
 use eventstore::Loaded;
 use futures::future::BoxFuture;
+use projections::ReadPoint;
 use schemars::{Schema, SchemaGenerator};
 use serde_json::Value;
 
 use crate::call::Call;
-use crate::extract::headers::{PREFERENCE_APPLIED, READ_AGE, REPLAYED};
+use crate::extract::headers::{PARKED, PREFERENCE_APPLIED, READ_AGE, REPLAYED};
 use crate::problem::{Code, Problem, codes};
 
 /// Describes a type to the OpenAPI document.
@@ -27,6 +28,8 @@ pub enum Kind {
     Command,
     /// Nothing changes: the answer says what it has seen.
     Query,
+    /// It is about the house, and neither reads nor writes what a tenant has.
+    Upkeep,
 }
 
 /// How much an operation costs, and so which limit it will count against.
@@ -162,6 +165,11 @@ impl Operation {
             keys: Keys::Accepted,
             ..Self::new(method, path, name, scope)
         }
+    }
+
+    /// Something about the house.
+    pub fn upkeep(method: Method, path: impl Into<String>, name: impl Into<String>, scope: Scope) -> Self {
+        Self { kind: Kind::Upkeep, ..Self::new(method, path, name, scope) }
     }
 
     /// A line for people, and the rest that there is to say.
@@ -383,6 +391,12 @@ impl Answer {
     pub fn has_seen(mut self, sequence: i64, age_seconds: f64) -> Self {
         self.tokens.seen = Some(sequence);
         self.with(READ_AGE, age_seconds.ceil() as i64)
+    }
+
+    /// The same of a read model, and how many of the tenant's streams it shows as they were.
+    pub fn has_read(self, point: ReadPoint, age_seconds: f64) -> Self {
+        let answer = self.has_seen(point.sequence, age_seconds);
+        if point.parked > 0 { answer.with(PARKED, point.parked) } else { answer }
     }
 
     /// What is answered in its place once that has come: the same later on, after `Prefer: wait=N`.

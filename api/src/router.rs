@@ -24,10 +24,12 @@ use crate::operation::{Answer, Operation, RateClass};
 use crate::problem::{Problem, codes};
 use crate::resource::BASE;
 use crate::state::State;
-use crate::{agents, analytics, audit, billing, commerce, crm, pages, privacy, strict, tenancy};
+use crate::{agents, analytics, audit, billing, commerce, crm, operations, pages, privacy, strict, tenancy};
 
 /// How long an operation may take. What has begun is finished, but nobody waits for it.
 const ENDS_WITHIN: Duration = Duration::from_secs(30);
+/// When it is given up: nothing that it asks for takes so long, so somebody will never answer, and its room is needed.
+const GIVEN_UP_AFTER: Duration = Duration::from_secs(150);
 
 /// Every operation of the API; a context adds one line.
 pub static OPERATIONS: LazyLock<Vec<Operation>> = LazyLock::new(|| {
@@ -40,6 +42,7 @@ pub static OPERATIONS: LazyLock<Vec<Operation>> = LazyLock::new(|| {
         analytics::operations(),
         audit::operations(),
         tenancy::operations(),
+        operations::operations(),
     ];
     contexts.into_iter().flatten().collect()
 });
@@ -99,15 +102,15 @@ async fn run(operation: &'static Operation, state: Arc<State>, request: Request)
         let state = state.clone();
         async move {
             let _permit = permit;
-            carry_out(operation, state, parts, body).await
+            tokio::time::timeout(GIVEN_UP_AFTER, carry_out(operation, state, parts, body)).await
         }
         .in_current_span()
     });
     let mut response = match tokio::time::timeout(ENDS_WITHIN, work).await {
-        Ok(Ok((response, None))) => return response,
-        Ok(Ok((response, Some(later)))) => return wait(&state, response, later).await,
+        Ok(Ok(Ok((response, None)))) => return response,
+        Ok(Ok(Ok((response, Some(later))))) => return wait(&state, response, later).await,
         Ok(Err(error)) => Problem::internal(&error).into_response(),
-        Err(_) => {
+        Err(_) | Ok(Ok(Err(_))) => {
             let detail = "The request took too long, and its outcome is unknown. Repeat it; with the same \
                 `Idempotency-Key` that is always safe.";
             Problem::new(codes::UNAVAILABLE, detail).retry_after(1).into_response()
@@ -263,7 +266,7 @@ mod tests {
             assert!(!operation.summary.is_empty(), "{operation:?} says nothing");
             assert_eq!(operation.path.matches('{').count(), usize::from(operation.has_id()), "{operation:?}");
             let verb = operation.scope.name.split(':').nth(1);
-            let reads = operation.kind == crate::operation::Kind::Query;
+            let reads = operation.method == Method::GET || operation.kind == crate::operation::Kind::Query;
             assert_eq!(verb == Some("read"), reads, "{operation:?} needs {}", operation.scope.name);
         }
     }

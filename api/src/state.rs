@@ -6,7 +6,7 @@ use chrono::TimeDelta;
 use commands::Executor;
 use commands::egress::Egress;
 use metrics_exporter_prometheus::PrometheusHandle;
-use projections::ReadModels;
+use projections::{Operator, ReadModels};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
@@ -26,6 +26,8 @@ pub struct State {
     pub executor: Executor,
     /// The read side.
     pub models: ReadModels,
+    /// What those who run the house do with the read side.
+    pub operator: Operator,
     /// The way out, for what callers want called.
     pub egress: Egress,
     /// Who may ask.
@@ -56,6 +58,7 @@ impl State {
     pub fn new(
         executor: Executor,
         models: ReadModels,
+        operator: Operator,
         egress: Egress,
         settings: Settings,
         health: Health,
@@ -63,7 +66,8 @@ impl State {
     ) -> Self {
         let keys = ApiKeys::new(executor.store().clone());
         let (room, waiting) = (Arc::new(Semaphore::new(REQUESTS_AT_A_TIME)), Semaphore::new(WAITING_AT_A_TIME));
-        Self { executor, models, egress, keys, settings, health, requests: TaskTracker::new(), room, waiting, metrics }
+        let requests = TaskTracker::new();
+        Self { executor, models, operator, egress, keys, settings, health, requests, room, waiting, metrics }
     }
 }
 

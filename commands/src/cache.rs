@@ -19,6 +19,9 @@ const BYTES: u64 = 64 * 1024 * 1024;
 /// What a stream takes beside its state: its place here, its locks.
 const PLACE: usize = 400;
 
+/// A state is weighed again once at least so many bytes were appended to its stream.
+const WEIGHED_AGAIN: usize = 4 * 1024;
+
 /// Commands on one stream are decided one after the other; nobody holds this while waiting for a commit.
 pub(crate) type Place<A> = Arc<Mutex<Stream<A>>>;
 
@@ -30,13 +33,14 @@ pub(crate) struct Stream<A> {
     committed: Option<Arc<Loaded<A>>>,
     /// The state after the newest append, which is on its way. Its sequence is not known yet.
     tip: Option<(Arc<Loaded<A>>, Pending)>,
-    /// Versions at which the state was weighed: each time it has twice as many.
-    weighed: i64,
+    /// How many bytes were appended since the state was weighed, and what it weighed.
+    grown: usize,
+    weighed: usize,
 }
 
 impl<A> Default for Stream<A> {
     fn default() -> Self {
-        Self { epoch: 0, committed: None, tip: None, weighed: 0 }
+        Self { epoch: 0, committed: None, tip: None, grown: 0, weighed: 0 }
     }
 }
 
@@ -62,9 +66,10 @@ impl<A: Aggregate> Stream<A> {
         self.committed.clone()
     }
 
-    /// An append was handed over.
-    pub(crate) fn advance(&mut self, after: Arc<Loaded<A>>, pending: Pending) {
+    /// An append of so many bytes was handed over.
+    pub(crate) fn advance(&mut self, after: Arc<Loaded<A>>, pending: Pending, bytes: usize) {
         self.tip = Some((after, pending));
+        self.grown += bytes;
     }
 
     /// A state is committed.
@@ -91,17 +96,19 @@ impl<A: Aggregate> Stream<A> {
         }
     }
 
-    /// What the state weighs, where it has grown since it was weighed last.
+    /// What the state weighs, where that may be much more than when it was weighed last: weighing costs as much as
+    /// writing the state down.
     fn weigh(&mut self) -> Option<u32> {
         let loaded = self.committed.as_ref()?;
-        if loaded.version < self.weighed * 2 && self.weighed > 0 {
+        if self.weighed > 0 && self.grown < self.weighed.max(WEIGHED_AGAIN) {
             return None;
         }
-        self.weighed = loaded.version.max(1);
         let mut text = Counted(0);
         // As text it is about half of what it takes in memory.
         let _ = serde_json::to_writer(&mut text, &loaded.state);
-        u32::try_from(PLACE + size_of::<Loaded<A>>() + text.0 * 2).ok()
+        self.weighed = PLACE + size_of::<Loaded<A>>() + text.0 * 2;
+        self.grown = 0;
+        u32::try_from(self.weighed).ok()
     }
 }
 

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use domain::{Aggregate, Event, TypedId};
-use eventstore::{Append, AppendError, IdempotencyRecord, Loaded, Pending, StoreError, Until, WorkRow};
+use eventstore::{Append, AppendError, Committed, IdempotencyRecord, Loaded, Pending, StoreError, Until, WorkRow};
 
 use crate::cache::{self, Place};
 use crate::context::{CommandContext, ExecuteError, Receipt};
@@ -30,8 +30,10 @@ enum Attempt<A: Aggregate> {
 enum Decision<A: Aggregate> {
     /// These events, which may be none.
     Append(Vec<A::Event>),
-    /// It depends on an append that is on its way, or the state is an old one.
-    Unsure,
+    /// It changes nothing, or is refused, as soon as the append is committed that it was decided upon.
+    Once(Pending, Result<(), ExecuteError<A::Error>>),
+    /// The state is an old one.
+    Old,
     /// Another request with the same key was first.
     Duplicate(IdempotencyRecord),
 }
@@ -114,22 +116,37 @@ impl Executor {
         } else {
             let loaded = Arc::new(self.store.load(tenant, id, Until::End).await?);
             stream.learn(loaded.clone());
+            self.cache.weigh(tenant, id.uuid(), place, &mut stream);
             (loaded, None, true)
         };
         if !unknown {
             cache::count(!fresh);
         }
-        let seen = Seen { loaded, after, fresh, epoch };
+        let mut seen = Seen { loaded, after, fresh, epoch };
         let events = match self.decide(cc, id, command, &seen).await? {
             Decision::Append(events) => events,
             Decision::Duplicate(record) => return Ok(Attempt::Duplicate(record)),
-            Decision::Unsure => {
+            Decision::Old => {
                 stream.forget();
                 drop(stream);
                 if let Some(pending) = seen.after {
                     let _ = pending.outcome().await;
                 }
                 return Ok(Attempt::Again);
+            }
+            Decision::Once(pending, verdict) => {
+                drop(stream);
+                // It was begun before that is committed, so the state right behind it is as good as any: on a stream that
+                // others never leave alone there may be no other.
+                let Ok(Committed { sequence, .. }) = pending.outcome().await else { return Ok(Attempt::Again) };
+                if let Some(record) = self.answered(cc).await? {
+                    return Ok(Attempt::Duplicate(record));
+                }
+                verdict?;
+                seen.loaded = Arc::new(Loaded { sequence, ..Arc::unwrap_or_clone(seen.loaded) });
+                seen.after = None;
+                stream = place.lock().await;
+                Vec::new()
             }
         };
         if events.is_empty() && cc.idempotency.is_none() {
@@ -142,13 +159,13 @@ impl Executor {
         if A::WAKES && changes {
             append.work = Some(WorkRow { due_at: after.state.wakes_at(), holder: cc.holder });
         }
-        let slots = append.subjects.clone();
+        let (slots, bytes) = (append.subjects.clone(), append.bytes());
         let pending = match self.store.submit(append, seen.after) {
             Ok(pending) => pending,
             Err(error) => return self.refused(cc, error).await,
         };
         if changes {
-            stream.advance(after.clone(), pending.clone());
+            stream.advance(after.clone(), pending.clone(), bytes);
         }
         drop(stream);
         let outcome = pending.outcome().await;
@@ -186,21 +203,28 @@ impl Executor {
         seen: &Seen<A>,
     ) -> Result<Decision<A>, ExecuteError<A::Error>> {
         let loaded = &seen.loaded;
+        // Nothing that was committed before the command began may be missing from what it is answered.
         let newest = async || -> Result<bool, ExecuteError<A::Error>> {
-            let known = async || self.store.stream_version(cc.ctx.tenant.uuid(), id.uuid()).await;
-            Ok(seen.after.is_none() && (seen.fresh || known().await? == loaded.version))
+            Ok(seen.fresh || self.store.stream_version(cc.ctx.tenant.uuid(), id.uuid()).await? <= loaded.version)
         };
         let refusal = if cc.if_match.is_some_and(|wanted| wanted != loaded.version) {
             ExecuteError::VersionConflict { actual: loaded.version }
         } else {
             match loaded.state.decide(command.clone(), &cc.not_before(loaded.updated_at).ctx) {
-                Ok(events) if events.is_empty() && !newest().await? => return Ok(Decision::Unsure),
-                Ok(events) => return Ok(Decision::Append(events)),
+                Ok(events) if !events.is_empty() => return Ok(Decision::Append(events)),
+                Ok(none) => match &seen.after {
+                    _ if !newest().await? => return Ok(Decision::Old),
+                    Some(pending) => return Ok(Decision::Once(pending.clone(), Ok(()))),
+                    None => return Ok(Decision::Append(none)),
+                },
                 Err(rule) => ExecuteError::Rule(rule),
             }
         };
         if !newest().await? {
-            return Ok(Decision::Unsure);
+            return Ok(Decision::Old);
+        }
+        if let Some(pending) = &seen.after {
+            return Ok(Decision::Once(pending.clone(), Err(refusal)));
         }
         match self.answered(cc).await? {
             Some(record) => Ok(Decision::Duplicate(record)),

@@ -98,6 +98,8 @@ scopes! {
     TENANCY_READ = "tenancy:read", "Reads the clock of a test tenant.";
     TENANCY_WRITE = "tenancy:write", "Advances the clock of a test tenant.";
     AUDIT_READ = "audit:read", "Reads the audit trail and the event history.";
+    OPERATIONS_READ = "operations:read", "Sees how the house is, whatever the tenant: for those who run it.";
+    OPERATIONS_WRITE = "operations:write", "Pauses, retries and rebuilds projections: for those who run the house.";
 }
 
 /// The scope of that name, if there is one.

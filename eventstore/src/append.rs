@@ -151,7 +151,8 @@ impl Append {
         self.streams.iter().flat_map(|stream| &stream.events).next_back().map(|event| event.event_id)
     }
 
-    pub(crate) fn bytes(&self) -> usize {
+    /// About how many bytes its events take.
+    pub fn bytes(&self) -> usize {
         self.streams.iter().flat_map(|s| &s.events).map(|e| e.payload.len() + e.metadata.len() + 200).sum()
     }
 }

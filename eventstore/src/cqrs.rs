@@ -13,7 +13,7 @@ use crate::append::{Append, AppendError, StreamAppend};
 use crate::event::NewEvent;
 use crate::fold::Loaded;
 use crate::read::Until;
-use crate::store::{EventStore, StoreError, new_id};
+use crate::store::{EventStore, new_id};
 
 /// Our log, for one tenant and actor.
 #[derive(Debug)]
@@ -139,10 +139,4 @@ fn new_event<E: Event>(ctx: &Context, event: &E, metadata: &str) -> Result<NewEv
         metadata: metadata.to_owned(),
         salt,
     })
-}
-
-impl From<StoreError> for AppendError {
-    fn from(_: StoreError) -> Self {
-        Self::Unavailable
-    }
 }

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use sqlx::postgres::{PgConnection, PgPoolOptions};
-use sqlx::{Connection, Row};
+use sqlx::{Connection, Executor, Postgres, Row};
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -251,7 +251,11 @@ async fn differing(
 }
 
 /// Those of the positions at which another event stands than that.
-pub(crate) async fn others(positions: &[i64], ids: &[Uuid], conn: &mut PgConnection) -> Result<Vec<i64>, sqlx::Error> {
+pub(crate) async fn others<'c>(
+    positions: &[i64],
+    ids: &[Uuid],
+    conn: impl Executor<'c, Database = Postgres>,
+) -> Result<Vec<i64>, sqlx::Error> {
     let others = sqlx::query_scalar(
         "SELECT e.position FROM unnest($1::bigint[], $2::uuid[]) AS seen (position, event_id)
          JOIN events e USING (position) WHERE e.event_id <> seen.event_id",

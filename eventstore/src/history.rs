@@ -21,7 +21,7 @@ impl EventStore {
         after: i64,
         until: i64,
     ) -> impl Stream<Item = Result<RecordedEvent, StoreError>> + Send + 'static {
-        one_by_one(ranges::log(self.inner.reading.clone(), after, until).map_err(StoreError::from))
+        one_by_one(ranges::log(self.inner.reading.pool().clone(), after, until).map_err(StoreError::from))
     }
 
     /// A tenant's history after a sequence, up to and with another, of what passes the filter, in order.

@@ -3,9 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use sqlx::postgres::PgPool;
 use uuid::Uuid;
 
+use crate::bounded::Bounded;
 use crate::store::{EventStore, StoreError};
 
 /// How long a lease is good for.
@@ -14,7 +14,7 @@ const GOOD_FOR: Duration = Duration::from_secs(3);
 /// Proof that this process alone has a task, as long as it confirms it.
 #[derive(Debug)]
 pub struct Leadership {
-    pool: PgPool,
+    pool: Bounded,
     task: String,
     holder: Uuid,
     /// Before this moment the lease is surely good.
@@ -25,7 +25,7 @@ impl EventStore {
     /// Tries to become the only process of the house with that task; `None` where another process has it. The lease must
     /// be confirmed about once a second.
     pub async fn lead(&self, task: &str) -> Result<Option<Leadership>, StoreError> {
-        let (pool, task) = (self.inner.writing.clone(), task.to_owned());
+        let (pool, task) = (self.inner.writing.patient(GOOD_FOR), task.to_owned());
         let mut leadership = Leadership { pool, task, holder: Uuid::now_v7(), until: Instant::now() };
         Ok(leadership.take().await?.then_some(leadership))
     }

@@ -4,6 +4,7 @@
 //! are dense and in commit order, because every append advances the one row of `log_head` first.
 
 pub mod append;
+mod bounded;
 pub mod bytes;
 pub mod cqrs;
 pub mod event;
@@ -39,7 +40,7 @@ pub use fold::Loaded;
 pub use identity::{ApiKeyRecord, SubjectRow};
 pub use incarnation::{Evidence, HighWater, HighWaterMark, Incarnation, Incarnations, MarkError, same_incarnation};
 pub use leases::Leadership;
-pub use pools::{Credentials, Role, TenantDb, WriteDsn};
+pub use pools::{Credentials, Role, TenantDb, TenantTx, WriteDsn};
 pub use queue::Pending;
 pub use read::{EventFilter, Until};
 pub use relay_cursor::RelayCursor;

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-use sqlx::postgres::PgPool;
 use tokio::sync::Mutex;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
+use crate::bounded::Bounded;
 use crate::store::StoreError;
 use crate::tail::Tail;
 
@@ -31,7 +31,8 @@ pub(crate) struct Membership {
 struct Row {
     id: Uuid,
     roles: String,
-    pool: PgPool,
+    /// With no more patience than a row is good for.
+    pool: Bounded,
     tail: Tail,
     begun: Instant,
     /// Milliseconds after `begun` until which the row is surely good.
@@ -41,11 +42,11 @@ struct Row {
 }
 
 impl Membership {
-    pub(crate) async fn join(pool: PgPool, tail: Tail, roles: &str) -> Result<Self, sqlx::Error> {
+    pub(crate) async fn join(pool: &Bounded, tail: Tail, roles: &str) -> Result<Self, sqlx::Error> {
         let row = Arc::new(Row {
             id: Uuid::now_v7(),
             roles: roles.to_owned(),
-            pool,
+            pool: pool.patient(GOOD_FOR),
             tail,
             begun: Instant::now(),
             good_until: AtomicI64::new(0),

@@ -1,14 +1,19 @@
 //! One pool a database role. Each role is a login of its own: `SET ROLE` would be undone by an injection.
 
+use std::ops::{Deref, DerefMut};
 use std::str::FromStr;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
+use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use sqlx::{AssertSqlSafe, Postgres, Transaction};
+use sqlx::{AssertSqlSafe, PgConnection, Postgres};
 use uuid::Uuid;
 
 use crate::guard::Guard;
+
+/// A process that hangs while it holds the head's lock must not stop the others.
+pub(crate) const HANGS_SHORTLY: (&str, &str) = ("idle_in_transaction_session_timeout", "1s");
 
 /// The logins of a house.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,7 +94,7 @@ impl WriteDsn {
 
     /// The same of `annals_writer`; each connection is looked at before it is used.
     pub(crate) fn writers(&self, guard: &Guard, size: u32, settings: &[(&str, &str)]) -> Result<PgPool, sqlx::Error> {
-        let options = self.options(Role::Writer)?.options(settings.iter().copied());
+        let options = self.options(Role::Writer)?.options([HANGS_SHORTLY]).options(settings.iter().copied());
         Ok(guard.watch(bounded(size)).connect_lazy_with(options))
     }
 }
@@ -111,13 +116,54 @@ impl TenantDb {
     }
 
     /// A read-only transaction in which row-level security shows one tenant alone.
-    pub async fn begin(&self, tenant: Uuid) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+    pub async fn begin(&self, tenant: Uuid) -> Result<TenantTx, sqlx::Error> {
+        let mut tx = TenantTx { conn: self.pool.acquire().await?, open: true };
         // One round trip; a UUID's text can't carry SQL.
         let begin = format!("BEGIN READ ONLY; SET LOCAL annals.tenant = '{tenant}'");
-        self.pool.begin_with(AssertSqlSafe(begin)).await
+        sqlx::raw_sql(AssertSqlSafe(begin)).execute(&mut *tx).await?;
+        Ok(tx)
     }
 
     pub(crate) fn pool(&self) -> &PgPool {
         &self.pool
+    }
+}
+
+/// A transaction that shows one tenant. Left before its end it takes its connection with it: whatever is still under way
+/// on that, or will never be answered, is nobody's concern any more.
+#[derive(Debug)]
+pub struct TenantTx {
+    conn: PoolConnection<Postgres>,
+    open: bool,
+}
+
+impl TenantTx {
+    /// Ends it, and gives its connection back.
+    pub async fn commit(mut self) -> Result<(), sqlx::Error> {
+        sqlx::raw_sql("COMMIT").execute(&mut *self.conn).await?;
+        self.open = false;
+        Ok(())
+    }
+}
+
+impl Drop for TenantTx {
+    fn drop(&mut self) {
+        if self.open {
+            self.conn.close_on_drop();
+        }
+    }
+}
+
+impl Deref for TenantTx {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        &self.conn
+    }
+}
+
+impl DerefMut for TenantTx {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        &mut self.conn
     }
 }

@@ -99,9 +99,14 @@ impl Job {
         self.pending.0.outcome.get().is_some()
     }
 
-    /// Whether what it was decided upon was refused.
-    pub(crate) fn is_superseded(&self) -> bool {
-        self.after.as_ref().is_some_and(|after| matches!(after.0.outcome.get(), Some(Err(_))))
+    /// What it comes to where what it was decided upon came to nothing, given that it was handed to the log together with
+    /// that: where nobody knows of the one, nobody knows of the other.
+    pub(crate) fn fate(&self) -> Option<AppendError> {
+        match self.after.as_ref()?.0.outcome.get()? {
+            Ok(_) => None,
+            Err(AppendError::Unavailable) => Some(AppendError::Unavailable),
+            Err(_) => Some(AppendError::Superseded),
+        }
     }
 
     /// Whether it was decided upon that one.
@@ -187,6 +192,7 @@ impl Queue {
         *count = (count.0 + 1, count.1 + bytes);
         waiting.jobs += 1;
         waiting.bytes += bytes;
+        waiting.measure();
         waiting.enqueue(job);
         drop(waiting);
         self.ready.notify_one();
@@ -212,7 +218,6 @@ impl Queue {
                     if !waiting.turns.is_empty() {
                         self.ready.notify_one();
                     }
-                    metrics::gauge!("annals_append_queue").set(waiting.jobs as f64);
                     return Some(Batch { jobs, queue: self.clone(), begun: Instant::now() });
                 }
                 lingers
@@ -224,6 +229,12 @@ impl Queue {
                 ready.await;
             }
         }
+    }
+
+    /// Tells those to come back who have waited for too long, also while no batch comes to its end.
+    pub(crate) fn expire(&self) {
+        let expired = self.lock().expire();
+        drop(expired);
     }
 
     /// Takes nothing more in; whoever still waits is told to come back.
@@ -239,7 +250,7 @@ impl Queue {
     fn finish(&self, jobs: Vec<Job>, took: Duration) {
         // Where each stream stands now, as far as this batch knows.
         let mut versions = HashMap::<StreamKey, i64>::new();
-        let committed: HashSet<_> = jobs.iter().filter_map(|job| job.append.last_event_id()).collect();
+        let handed_over: HashSet<_> = jobs.iter().filter_map(|job| job.append.last_event_id()).collect();
         for job in &jobs {
             let committed = job.pending.is_committed();
             for stream in &job.append.streams {
@@ -256,7 +267,7 @@ impl Queue {
             let waiters = waiting.in_flight.remove(&key).unwrap_or_default();
             // Back to the front of the lane, in their order.
             for waiter in waiters.into_iter().rev() {
-                if waiter.append.last_event_id().is_some_and(|id| committed.contains(&id)) {
+                if waiter.append.last_event_id().is_some_and(|id| handed_over.contains(&id)) {
                     // The same append once more: the log knows where it stands.
                     waiting.put_back(waiter, key.1, 0);
                 } else {
@@ -308,6 +319,10 @@ impl Waiting {
             job.settle(Err(AppendError::Conflict { stream_id, actual }));
             return;
         }
+        self.put_in_front(job);
+    }
+
+    fn put_in_front(&mut self, job: Job) {
         let lane = self.lanes.entry(job.append.tenant).or_default();
         if lane.is_empty() {
             self.turns.push_back(job.append.tenant);
@@ -315,9 +330,30 @@ impl Waiting {
         lane.push_front(job);
     }
 
+    /// Takes out those that are out of patience.
+    fn expire(&mut self) -> Vec<Job> {
+        let mut expired = Vec::new();
+        let mut sift = |jobs: &mut VecDeque<Job>| {
+            while jobs.front().is_some_and(Job::is_out_of_patience) {
+                expired.extend(jobs.pop_front());
+            }
+        };
+        self.lanes.values_mut().for_each(&mut sift);
+        self.in_flight.values_mut().for_each(&mut sift);
+        self.lanes.retain(|_, lane| !lane.is_empty());
+        self.turns.retain(|tenant| self.lanes.contains_key(tenant));
+        expired.iter().for_each(|job| self.forget(job));
+        expired
+    }
+
+    fn measure(&self) {
+        metrics::gauge!("annals_append_queue").set(self.jobs as f64);
+    }
+
     fn forget(&mut self, job: &Job) {
         self.jobs = self.jobs.saturating_sub(1);
         self.bytes = self.bytes.saturating_sub(job.bytes);
+        self.measure();
         if let Some(count) = self.counts.get_mut(&job.append.tenant) {
             *count = (count.0.saturating_sub(1), count.1.saturating_sub(job.bytes));
             if count.0 == 0 {
@@ -330,11 +366,16 @@ impl Waiting {
     fn next_batch(&mut self) -> Vec<Job> {
         let (mut jobs, mut tips) = (Vec::new(), Tips::new());
         let (mut events, mut bytes) = (0, 0);
-        while events < MAX_BATCH_EVENTS && bytes < MAX_BATCH_BYTES {
-            let Some(job) = self.next_in_turn() else { break };
+        while let Some(job) = self.next_in_turn() {
             if job.is_out_of_patience() {
                 self.forget(&job);
                 continue;
+            }
+            if !jobs.is_empty()
+                && (events + job.append.event_count() > MAX_BATCH_EVENTS || bytes + job.bytes > MAX_BATCH_BYTES)
+            {
+                self.put_in_front(job);
+                break;
             }
             if let Some(busy) = self.busy(&job, &tips) {
                 self.in_flight.entry(busy).or_default().push_back(job);

@@ -75,8 +75,8 @@ fn a_batch_is_bounded_in_bytes() {
         queue.push(append, None).unwrap();
     }
     let batch = take(&queue);
-    assert_eq!(batch.jobs.len(), 21, "the one that goes beyond four megabytes is the last");
-    assert_eq!(take(&queue).jobs.len(), 19);
+    assert_eq!(batch.jobs.len(), 20, "one more would go beyond four megabytes");
+    assert_eq!(take(&queue).jobs.len(), 20);
 }
 
 #[test]
@@ -191,4 +191,61 @@ async fn whoever_waits_when_the_queue_closes_hears_of_it() {
         assert_eq!(pending.outcome().await, Err(AppendError::Unavailable));
     }
     assert_eq!(queue.push(append(id(1), id(7), 0), None).unwrap_err(), AppendError::Unavailable);
+}
+
+#[test]
+fn a_batch_is_bounded_in_events() {
+    let queue = queue();
+    for n in 0..3 {
+        let mut append = append(id(1), id(n), 0);
+        append.streams[0].events = vec![event(); 1_500];
+        queue.push(append, None).unwrap();
+    }
+    assert_eq!(take(&queue).jobs.len(), 2, "a third would make more than four thousand events");
+    assert_eq!(take(&queue).jobs.len(), 1);
+}
+
+#[test]
+fn whoever_waits_too_long_is_told_so_while_nothing_is_committed() {
+    let queue = queue();
+    let late = |job: &mut Job| job.begun = Instant::now().checked_sub(PATIENCE * 2).unwrap();
+    let flying = queue.push(append(id(1), id(7), 0), None).unwrap();
+    let batch = take(&queue);
+    let behind = queue.push(append(id(1), id(7), 1), None).unwrap();
+    assert!(take(&queue).jobs.is_empty(), "its stream is in a batch");
+    let waiting = queue.push(append(id(2), id(8), 0), None).unwrap();
+    let patient = queue.push(append(id(3), id(9), 0), None).unwrap();
+    {
+        let mut all = queue.lock();
+        all.in_flight.values_mut().flatten().for_each(late);
+        all.lanes.get_mut(&id(2)).unwrap().iter_mut().for_each(late);
+    }
+    queue.expire();
+    assert_eq!(behind.settled(), Some(Err(AppendError::Unavailable)));
+    assert_eq!(waiting.settled(), Some(Err(AppendError::Unavailable)));
+    assert!(flying.settled().is_none() && patient.settled().is_none());
+    assert_eq!(streams(&take(&queue)), [(id(9), 0)]);
+    commit(batch);
+    assert!(take(&queue).jobs.is_empty());
+    let waiting = queue.lock();
+    assert_eq!((waiting.jobs, waiting.bytes, waiting.counts.len()), (0, 0, 0));
+}
+
+#[test]
+fn where_nobody_knows_of_an_append_nobody_knows_of_what_was_handed_over_with_it() {
+    let outcomes = [
+        (Err(AppendError::Unavailable), Some(AppendError::Unavailable)),
+        (Err(AppendError::AlreadySent), Some(AppendError::Superseded)),
+        (Ok(Committed { position: 1, sequence: 1, recorded_at: chrono::DateTime::UNIX_EPOCH }), None),
+    ];
+    for (outcome, fate) in outcomes {
+        let queue = queue();
+        let first = queue.push(append(id(1), id(7), 0), None).unwrap();
+        queue.push(append(id(1), id(7), 1), Some(first)).unwrap();
+        let batch = take(&queue);
+        assert_eq!(batch.jobs.len(), 2);
+        assert_eq!(batch.jobs[1].fate(), None);
+        batch.jobs[0].settle(outcome);
+        assert_eq!(batch.jobs[1].fate(), fate);
+    }
 }

@@ -1,13 +1,15 @@
 //! Ranges of the log as PostgreSQL's binary COPY gives them: a row is one message, and costs no more than taking it
 //! apart. Several ranges are on their way at a time, so that PostgreSQL, the network and the reader all have work.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use futures::{Stream, StreamExt, TryStreamExt, stream};
-use sqlx::PgConnection;
-use sqlx::postgres::PgPool;
+use sqlx::postgres::{PgConnection, PgPool};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
+use crate::bounded::timed_out;
 use crate::event::RecordedEvent;
 use crate::pools::TenantDb;
 use crate::read::EventFilter;
@@ -20,6 +22,8 @@ const AHEAD: usize = 2;
 /// of small events waits as a whole, so that PostgreSQL is done with it; one of large events comes as it is taken.
 const CHUNK: (usize, usize) = (1_000, 1024 * 1024);
 const WAITING: usize = 4;
+/// How long the server may take until it says the next thing: longer than a statement may run.
+const PATIENCE: Duration = Duration::from_secs(125);
 
 /// What stands before the first row: a signature, flags, and the length of an extension that nobody uses.
 const HEADER: usize = 19;
@@ -134,7 +138,7 @@ fn begin<T: Send + 'static>(
 ) -> impl Stream<Item = Result<Vec<T>, sqlx::Error>> + Send + 'static {
     let (sender, receiver) = mpsc::channel(WAITING);
     tokio::spawn(async move {
-        let end = read_on(&connection, &copy, parse, &sender).await.map(|()| None);
+        let end = read(&connection, &copy, parse, &sender).await.map(|()| None);
         let _ = sender.send(end).await;
     });
     // A reader that was only cut off must not take what it has for all there is.
@@ -148,31 +152,38 @@ fn begin<T: Send + 'static>(
 /// A chunk of a range; none at its end.
 type Chunk<T> = Result<Option<Vec<T>>, sqlx::Error>;
 
-async fn read_on<T>(
+async fn read<T>(
     connection: &Connection,
     copy: &str,
     parse: Parse<T>,
     sender: &mpsc::Sender<Chunk<T>>,
 ) -> Result<(), sqlx::Error> {
     match connection {
-        Connection::Any(pool) => read(&mut *pool.acquire().await?, copy, parse, sender).await,
+        Connection::Any(pool) => {
+            let mut conn = pool.acquire().await?;
+            let done = take_apart(&mut conn, copy, parse, sender).await;
+            if done.is_err() {
+                conn.close_on_drop();
+            }
+            done
+        }
         Connection::Of(tenants, tenant) => {
-            let mut tx = tenants.begin(*tenant).await?;
-            read(&mut tx, copy, parse, sender).await?;
-            tx.commit().await
+            let mut tx = in_time(tenants.begin(*tenant)).await?;
+            take_apart(&mut tx, copy, parse, sender).await?;
+            in_time(tx.commit()).await
         }
     }
 }
 
-async fn read<T>(
+async fn take_apart<T>(
     conn: &mut PgConnection,
     copy: &str,
     parse: Parse<T>,
     sender: &mpsc::Sender<Chunk<T>>,
 ) -> Result<(), sqlx::Error> {
-    let mut messages = conn.copy_out_raw(copy).await?;
+    let mut messages = in_time(conn.copy_out_raw(copy)).await?;
     let (mut chunk, mut size, mut header, mut odd) = (Vec::new(), 0, HEADER, false);
-    while let Some(message) = messages.try_next().await? {
+    while let Some(message) = in_time(messages.try_next()).await? {
         let bytes = message.get(std::mem::take(&mut header)..).unwrap_or_default();
         if bytes == TRAILER || odd {
             continue;
@@ -192,6 +203,10 @@ async fn read<T>(
         let _ = sender.send(Ok(Some(chunk))).await;
     }
     if odd { Err(sqlx::Error::Decode("a row of the log is not as it should be".into())) } else { Ok(()) }
+}
+
+async fn in_time<T>(answer: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
+    tokio::time::timeout(PATIENCE, answer).await.unwrap_or_else(|_| Err(timed_out()))
 }
 
 fn row(columns: &mut Columns<'_>) -> Option<Row> {

@@ -40,7 +40,7 @@ pub struct EventFilter {
 impl EventStore {
     /// Events after a position, in order, at most `limit`. Positions are dense: what is not there is not committed.
     pub async fn read_log(&self, after: i64, limit: i64) -> Result<Vec<RecordedEvent>, StoreError> {
-        Ok(ranges::events(&self.inner.reading, after, after.saturating_add(limit)).await?)
+        Ok(ranges::events(self.inner.reading.pool(), after, after.saturating_add(limit)).await?)
     }
 
     /// Events of these types in a range of positions, `until` included, in order; and of the streams that hold them also

@@ -4,19 +4,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::PgPool;
-use sqlx::{Connection, PgConnection};
+use sqlx::{Connection, Executor, PgConnection, Postgres};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
 use crate::append::{Append, AppendError, Committed};
+use crate::bounded::Bounded;
 use crate::guard::{self, Guard, StartError};
 use crate::incarnation::{Evidence, HighWaterMark, Incarnations, MarkError};
 use crate::membership::Membership;
-use crate::pools::{Role, TenantDb, WriteDsn};
+use crate::pools::{HANGS_SHORTLY, Role, TenantDb, WriteDsn};
 use crate::queue::Pending;
 use crate::tail::Tail;
 use crate::tokens::Forks;
-use crate::writer::Writer;
+use crate::writer::{STATEMENT_TIMEOUT, Writer};
 
 /// What a store needs to know.
 #[derive(Clone, Debug)]
@@ -35,6 +36,10 @@ pub struct StoreConfig {
 
 /// How often the mark is raised: what is lost within this time must show by something else.
 const NOTE: Duration = Duration::from_secs(1);
+/// How often tables are made and what is old is forgotten, and how soon again where that failed.
+const HOUSEKEEPING: (Duration, Duration) = (Duration::from_secs(3_600), Duration::from_secs(60));
+/// How long the server may take over what is written beside appends, and over what is read.
+const PATIENCE: (Duration, Duration) = (Duration::from_secs(35), Duration::from_secs(125));
 
 /// Postgres could not answer.
 #[derive(Debug, thiserror::Error)]
@@ -71,10 +76,10 @@ pub(crate) struct Inner {
     pub(crate) writer: Writer,
     appending: PgPool,
     /// Of `annals_writer`, for what is written beside appends.
-    pub(crate) writing: PgPool,
+    pub(crate) writing: Bounded,
     /// Of `annals_writer`, for claims on what is due.
-    pub(crate) claiming: PgPool,
-    pub(crate) reading: PgPool,
+    pub(crate) claiming: Bounded,
+    pub(crate) reading: Bounded,
     pub(crate) tenants: TenantDb,
     pub(crate) tail: Tail,
     pub(crate) forks: Forks,
@@ -94,7 +99,8 @@ impl EventStore {
     /// anybody saw it begins a new incarnation here.
     pub async fn connect(config: StoreConfig) -> Result<Self, StoreError> {
         let dsn = &config.dsn;
-        let mut first = PgConnection::connect_with(&dsn.options(Role::Writer)?).await?;
+        let hangs_shortly = dsn.options(Role::Writer)?.options([HANGS_SHORTLY]);
+        let mut first = PgConnection::connect_with(&hangs_shortly).await?;
         let guard = Guard::begin(&mut first, config.high_water).await.map_err(|error| match error {
             StartError::Mark(error) => StoreError::HighWater(error),
             StartError::Database(error) => StoreError::Database(error),
@@ -103,23 +109,26 @@ impl EventStore {
         let appending = [
             // Planning is the first cost of a small batch; the statement's plan never depends on its parameters.
             ("plan_cache_mode", "force_generic_plan"),
-            ("statement_timeout", "30s"),
-            // A process that hangs while it holds the head's lock must not stop the others.
-            ("idle_in_transaction_session_timeout", "1s"),
+            ("statement_timeout", STATEMENT_TIMEOUT),
+            // A plan is kept while tables grow under it, and under the head's lock it holds everybody up.
+            ("enable_seqscan", "off"),
         ];
         let appending = dsn.writers(&guard, 2, &appending)?;
-        let writing = dsn.writers(&guard, 4, &[("statement_timeout", "30s")])?;
+        let writing = Bounded::new(dsn.writers(&guard, 4, &[("statement_timeout", "30s")])?, PATIENCE.0);
         // A lost claim means that somebody else looks, so nobody waits for the disk.
-        let claiming = dsn.writers(&guard, 6, &[("statement_timeout", "10s"), ("synchronous_commit", "off")])?;
+        let claiming = [("statement_timeout", "10s"), ("synchronous_commit", "off")];
+        let claiming = Bounded::new(dsn.writers(&guard, 6, &claiming)?, PATIENCE.0);
         // Readers write the relay's cursor alone, and a lost one means that events are published twice.
-        let reading =
-            dsn.pool(Role::Reader, config.readers, &[("statement_timeout", "120s"), ("synchronous_commit", "off")])?;
+        let reading = [("statement_timeout", "120s"), ("synchronous_commit", "off")];
+        let reading = Bounded::new(dsn.pool(Role::Reader, config.readers, &reading)?, PATIENCE.1);
         // A plan is kept while tables grow under it: one that was made for a small table must not read a large one whole.
         let by_index = [("statement_timeout", "30s"), ("enable_seqscan", "off")];
         let tenants = TenantDb::new(dsn.pool(Role::Api, config.readers, &by_index)?);
-        turn_idempotency_days(&writing).await?;
-        let tail = Tail::start(guard.clone(), reading.clone(), writing.clone(), config.poll);
-        let membership = Membership::join(writing.clone(), tail.clone(), &config.roles).await?;
+        if let Err(error) = turn_idempotency_days(&writing).await {
+            tracing::warn!(%error, "the idempotency tables of the next days could not be made yet");
+        }
+        let tail = Tail::start(guard.clone(), &reading, writing.clone(), config.poll);
+        let membership = Membership::join(&writing, tail.clone(), &config.roles).await?;
         let stop = CancellationToken::new();
         tokio::spawn(keep_house(writing.clone(), stop.clone()));
         tokio::spawn(keep_mark(guard.clone(), stop.clone()));
@@ -182,8 +191,7 @@ impl EventStore {
 
     /// Those of the positions at which the log has another event than that.
     pub async fn differing(&self, positions: &[i64], event_ids: &[Uuid]) -> Result<Vec<i64>, StoreError> {
-        let mut conn = self.inner.reading.acquire().await?;
-        Ok(guard::others(positions, event_ids, &mut conn).await?)
+        Ok(guard::others(positions, event_ids, &self.inner.reading).await?)
     }
 
     /// Puts what others have seen of the log before the log itself. Where it went back, a new incarnation is opened.
@@ -217,9 +225,10 @@ impl EventStore {
         self.inner.guard.note().await;
         let inner = &self.inner;
         inner.writer.close().await;
-        for pool in [&inner.appending, &inner.writing, &inner.claiming, &inner.reading, inner.tenants.pool()] {
+        for pool in [inner.writing.pool(), inner.claiming.pool(), inner.reading.pool(), inner.tenants.pool()] {
             pool.close().await;
         }
+        inner.appending.close().await;
     }
 
     /// Whether Postgres answers.
@@ -231,14 +240,18 @@ impl EventStore {
 
 /// Makes the idempotency tables of the next days and drops the old ones, in every process: keyed writes must not depend
 /// on any one of them.
-async fn keep_house(pool: PgPool, stop: CancellationToken) {
-    let mut hours = tokio::time::interval(Duration::from_secs(3_600));
-    while stop.run_until_cancelled(hours.tick()).await.is_some() {
+async fn keep_house(pool: Bounded, stop: CancellationToken) {
+    let mut next = Duration::ZERO;
+    while stop.run_until_cancelled(tokio::time::sleep(next)).await.is_some() {
+        next = HOUSEKEEPING.0;
         if let Err(error) = turn_idempotency_days(&pool).await {
+            // Somebody reads a table that is to go, or all of them: they are left in peace, and asked again.
             tracing::warn!(%error, "the idempotency tables of the next days could not be made yet");
+            next = HOUSEKEEPING.1;
         }
         if let Err(error) = forget_settled_commands(&pool).await {
             tracing::warn!(%error, "commands of processes that were settled long ago are still remembered");
+            next = HOUSEKEEPING.1;
         }
     }
 }
@@ -259,13 +272,20 @@ async fn keep_mark(guard: Guard, stop: CancellationToken) {
 
 /// The outcome of a command is on its process's stream for good; its id is kept for as long as a host that was stopped
 /// before it heard of that could wake up and send the command again.
-async fn forget_settled_commands(pool: &PgPool) -> Result<(), sqlx::Error> {
-    let forgotten = sqlx::query("DELETE FROM process_commands WHERE settled_at < now() - interval '7 days'");
-    forgotten.execute(pool).await.map(|_| ())
+async fn forget_settled_commands(pool: &Bounded) -> Result<(), sqlx::Error> {
+    loop {
+        let forgotten = sqlx::query(
+            "DELETE FROM process_commands WHERE ctid = ANY (ARRAY(
+                SELECT ctid FROM process_commands WHERE settled_at < now() - interval '7 days' LIMIT 10000))",
+        );
+        if forgotten.execute(pool).await?.rows_affected() == 0 {
+            return Ok(());
+        }
+    }
 }
 
-async fn turn_idempotency_days(pool: &PgPool) -> Result<(), sqlx::Error> {
-    sqlx::query("SELECT turn_idempotency_days()").execute(pool).await.map(|_| ())
+pub(crate) async fn turn_idempotency_days<'c>(conn: impl Executor<'c, Database = Postgres>) -> Result<(), sqlx::Error> {
+    sqlx::query("SELECT turn_idempotency_days()").execute(conn).await.map(|_| ())
 }
 
 /// A fresh UUIDv7.

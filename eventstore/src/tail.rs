@@ -6,14 +6,16 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sqlx::postgres::PgPool;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::bounded::Bounded;
 use crate::guard::{Guard, Known};
 use crate::incarnation::{Evidence, Incarnations};
 
 /// After how long without an append the head is looked at less often.
 const QUIET: Duration = Duration::from_secs(2);
+/// How long a look at the head may take: after that the connection is given up and another one asked.
+const ANSWERS: Duration = Duration::from_secs(5);
 /// How many times less often.
 const QUIET_POLLS: u32 = 5;
 
@@ -28,15 +30,16 @@ pub struct Tail {
 #[derive(Clone, Debug)]
 struct Eye {
     guard: Guard,
-    reading: PgPool,
-    writing: PgPool,
+    /// With less patience than others have.
+    reading: Bounded,
+    writing: Bounded,
 }
 
 impl Tail {
     /// Goes on looking at the head every `poll`, less often while nothing is appended.
-    pub(crate) fn start(guard: Guard, reading: PgPool, writing: PgPool, poll: Duration) -> Self {
+    pub(crate) fn start(guard: Guard, reading: &Bounded, writing: Bounded, poll: Duration) -> Self {
         let stop = CancellationToken::new();
-        let eye = Eye { guard, reading, writing };
+        let eye = Eye { guard, reading: reading.patient(ANSWERS), writing };
         let tail = Self { eye: eye.clone(), _poller: Arc::new(stop.clone().drop_guard()) };
         tokio::spawn(async move {
             let (mut seen, mut moved, mut pause) = (tail_end(&eye), Instant::now(), poll);
@@ -118,8 +121,8 @@ impl Tail {
 
     /// Puts what somebody has seen of the log before the log itself.
     pub(crate) async fn settle(&self, evidence: &[Evidence]) -> Result<(), sqlx::Error> {
-        let mut conn = self.eye.writing.acquire().await?;
-        self.eye.guard.settle(&mut conn, evidence).await
+        let (guard, evidence) = (self.eye.guard.clone(), evidence.to_vec());
+        self.eye.writing.run(|conn| Box::pin(async move { guard.settle(conn, &evidence).await })).await
     }
 }
 
@@ -135,8 +138,8 @@ impl Eye {
         if self.guard.learn(position, epoch) && position >= before && epoch >= lowest {
             return Ok(());
         }
-        let mut conn = self.writing.acquire().await?;
-        self.guard.verify(&mut conn).await
+        let guard = self.guard.clone();
+        self.writing.run(|conn| Box::pin(async move { guard.verify(conn).await })).await
     }
 }
 

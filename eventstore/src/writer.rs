@@ -15,13 +15,18 @@ use tokio_util::task::TaskTracker;
 use crate::append::{Append, AppendError, Committed};
 use crate::event::MAX_EVENT_BYTES;
 use crate::queue::{Batch, Job, MAX_BATCH_BYTES, MAX_BATCH_EVENTS, Pending, Queue};
+use crate::store::turn_idempotency_days;
 use crate::tail::Tail;
 use crate::{slow, statement};
 
 /// The most streams of one append.
 const MAX_STREAMS: usize = 4;
-/// The server ends a statement after 30 s; a server that can't even do that is given up a little later.
-const ANSWERS_WITHIN: Duration = Duration::from_secs(35);
+/// The server ends a statement of the writer after so long; a server that can't even do that is given up a little later.
+/// Together with the patience of the queue it is less than what callers wait.
+pub(crate) const STATEMENT_TIMEOUT: &str = "8s";
+const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
+/// How often those are looked for who have waited for too long.
+const EXPIRE: Duration = Duration::from_millis(500);
 /// The pauses between two tries while Postgres can't be reached: the first and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
 
@@ -46,11 +51,17 @@ impl Writer {
     pub(crate) fn start(pool: PgPool, tail: Tail) -> Self {
         let (queue, workers) = (Arc::new(Queue::default()), TaskTracker::new());
         for _ in 0..2 {
-            let link = Link { pool: pool.clone(), conn: None };
-            let worker = Worker { link, tail: tail.clone(), queue: queue.clone() };
-            workers.spawn(worker.run());
+            workers.spawn(employ(pool.clone(), tail.clone(), queue.clone()));
         }
         workers.close();
+        let waiting = Arc::downgrade(&queue);
+        tokio::spawn(async move {
+            while let Some(queue) = waiting.upgrade() {
+                queue.expire();
+                drop(queue);
+                tokio::time::sleep(EXPIRE).await;
+            }
+        });
         Self { queue: Arc::new(Closing(queue)), workers }
     }
 
@@ -65,6 +76,9 @@ impl Writer {
         if append.streams.len() > MAX_STREAMS || append.event_count() > MAX_BATCH_EVENTS {
             return Err(AppendError::Refused(format!("more than {MAX_STREAMS} streams or {MAX_BATCH_EVENTS} events")));
         }
+        if append.streams.iter().any(|stream| stream.events.is_empty()) {
+            return Err(AppendError::Refused("a stream without events".to_owned()));
+        }
         let size = |e: &crate::NewEvent| e.payload.len() + e.metadata.len();
         let largest = append.streams.iter().flat_map(|s| &s.events).map(size).max().unwrap_or_default();
         if largest > MAX_EVENT_BYTES {
@@ -74,6 +88,18 @@ impl Writer {
             return Err(AppendError::TooLarge { bytes: append.bytes() });
         }
         self.queue.0.push(append, after)
+    }
+}
+
+/// Keeps one worker at work: should it ever panic, its batch is told to come back and another one goes on.
+async fn employ(pool: PgPool, tail: Tail, queue: Arc<Queue>) {
+    loop {
+        let link = Link { pool: pool.clone(), conn: None };
+        let worker = Worker { link, tail: tail.clone(), queue: queue.clone() };
+        match tokio::spawn(worker.run()).await {
+            Ok(()) => break,
+            Err(error) => tracing::error!(%error, "a worker of the log's writer fell over; another one goes on"),
+        }
     }
 }
 
@@ -154,7 +180,7 @@ impl Worker {
             Ok(None) => Outcome::Refused,
             Err(error) if is_data_error(&error) => Outcome::Refused,
             Err(error) => {
-                tracing::warn!(%error, "the outcome of a batch is unknown; its appends are submitted again");
+                tracing::warn!(%error, "a batch failed, or nobody knows; its appends are submitted again");
                 self.link.lose();
                 Outcome::Lost
             }
@@ -168,7 +194,11 @@ impl Worker {
         let mut pause = PAUSES.0;
         let mut parts = vec![jobs];
         while let Some(mut part) = parts.pop() {
-            part.iter().filter(|job| job.is_superseded()).for_each(|job| job.settle(Err(AppendError::Superseded)));
+            for job in &part {
+                if let Some(fate) = job.fate() {
+                    job.settle(Err(fate));
+                }
+            }
             part.retain(|job| !job.is_settled());
             let attempt = async { transaction(self.link.get().await?, &self.tail, &part).await };
             match in_time(attempt).await {
@@ -192,6 +222,9 @@ impl Worker {
                 Err(error) => {
                     tracing::warn!(%error, appends = part.len(), "appends could not be committed yet");
                     self.link.lose();
+                    if lacks_a_day(&error) {
+                        self.make_days().await;
+                    }
                     part.iter()
                         .filter(|job| job.is_out_of_patience())
                         .for_each(|job| job.settle(Err(AppendError::Unavailable)));
@@ -203,6 +236,15 @@ impl Worker {
                     }
                 }
             }
+        }
+    }
+
+    /// A log that was restored from an old backup has no tables for the keys of today.
+    async fn make_days(&mut self) {
+        let made = async { turn_idempotency_days(&mut *self.link.get().await?).await };
+        if let Err(error) = in_time(made).await {
+            tracing::warn!(%error, "the idempotency tables of today could not be made yet");
+            self.link.lose();
         }
     }
 
@@ -226,9 +268,19 @@ async fn transaction(
     let before = |(index, job): (usize, &&Job)| jobs[..index].iter().rposition(|other| job.follows(other));
     let decided_on: Vec<_> = jobs.iter().enumerate().map(before).collect();
     let mut tx = conn.begin().await?;
-    let (results, epoch) = slow::append(&mut tx, tail.position(), &appends, &decided_on).await?;
-    tx.commit().await?;
-    Ok((results, epoch))
+    match slow::append(&mut tx, tail.position(), &appends, &decided_on).await {
+        Ok(appended) => {
+            tx.commit().await?;
+            Ok(appended)
+        }
+        Err(error) => {
+            // Now, and not with the next batch: the server ends a session that idles in a transaction.
+            if is_data_error(&error) {
+                tx.rollback().await?;
+            }
+            Err(error)
+        }
+    }
 }
 
 async fn in_time<T>(attempt: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
@@ -239,5 +291,12 @@ async fn in_time<T>(attempt: impl Future<Output = Result<T, sqlx::Error>>) -> Re
 fn is_data_error(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(|e| e.code());
     let refused = code.is_some_and(|code| ["21", "22", "23", "54"].iter().any(|class| code.starts_with(class)));
-    refused || matches!(error, sqlx::Error::Encode(_))
+    refused && !lacks_a_day(error) || matches!(error, sqlx::Error::Encode(_))
+}
+
+/// Whether there is no table for the day that it is ("check violation" of the parent table).
+fn lacks_a_day(error: &sqlx::Error) -> bool {
+    error
+        .as_database_error()
+        .is_some_and(|error| error.code().as_deref() == Some("23514") && error.table() == Some("idempotency_keys"))
 }

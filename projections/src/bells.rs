@@ -14,6 +14,8 @@ use crate::projector::Projector;
 pub(crate) struct Seen {
     /// The life of the log that the rows are made of.
     incarnation: i64,
+    /// Whether the projector has parked any stream.
+    parked: bool,
     sequences: Arc<[(Uuid, i64)]>,
 }
 
@@ -36,9 +38,15 @@ impl Bells {
     }
 
     /// Says what was committed.
-    pub(crate) fn ring(&self, projector: &str, incarnation: i64, seen: impl IntoIterator<Item = (Uuid, i64)>) {
+    pub(crate) fn ring(
+        &self,
+        projector: &str,
+        incarnation: i64,
+        parked: bool,
+        seen: impl IntoIterator<Item = (Uuid, i64)>,
+    ) {
         if let Some(bell) = self.by_projector.get(projector).filter(|bell| bell.receiver_count() > 0) {
-            bell.send_replace(Seen { incarnation, sequences: seen.into_iter().collect() });
+            bell.send_replace(Seen { incarnation, parked, sequences: seen.into_iter().collect() });
         }
     }
 
@@ -54,9 +62,10 @@ impl Ear {
         self.bell.is_some()
     }
 
-    /// Waits until the tenant's sequence was heard of in that incarnation or a later one, and gives the last one. It may miss a batch, so its silence says
-    /// nothing: whoever waits looks at the table from time to time.
-    pub(crate) async fn heard(&mut self, incarnation: i64, tenant: Uuid, sequence: i64) -> i64 {
+    /// Waits until the tenant's sequence was heard of in that incarnation or a later one, and gives the last one; none
+    /// where only the table can say what the rows lack. It may miss a batch, so its silence says nothing: whoever waits
+    /// looks at the table from time to time.
+    pub(crate) async fn heard(&mut self, incarnation: i64, tenant: Uuid, sequence: i64) -> Option<i64> {
         while let Some(bell) = &mut self.bell {
             if bell.changed().await.is_err() {
                 self.bell = None;
@@ -67,7 +76,7 @@ impl Ear {
             if seen.incarnation >= incarnation
                 && let Some((_, last)) = seen.sequences.iter().find(wanted)
             {
-                return *last;
+                return Some(*last).filter(|_| !seen.parked);
             }
         }
         std::future::pending().await

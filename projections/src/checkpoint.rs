@@ -35,6 +35,10 @@ impl Slots {
         self.0 == 0
     }
 
+    pub(crate) fn count(self) -> i16 {
+        self.0.count_ones() as i16
+    }
+
     pub(crate) fn insert(&mut self, slot: u8) {
         self.0 |= 1 << slot;
     }
@@ -101,6 +105,21 @@ impl Checkpoints {
     pub(crate) fn new(projector: &'static str, generation: i32, incarnation: i64) -> Self {
         let none = [0; COUNT];
         Self { projector, generation, incarnation, slots: Slots::default(), stored: none, covered: none }
+    }
+
+    /// Whose they are.
+    pub(crate) fn projector(&self) -> &'static str {
+        self.projector
+    }
+
+    /// The generation.
+    pub(crate) fn generation(&self) -> i32 {
+        self.generation
+    }
+
+    /// The life of the log that the rows are made of.
+    pub(crate) fn incarnation(&self) -> i64 {
+        self.incarnation
     }
 
     /// What to do with an event of a slot.
@@ -220,40 +239,6 @@ impl Moves {
     pub(crate) fn is_empty(&self) -> bool {
         self.slots.is_empty()
     }
-}
-
-/// Makes the first generation of a projector and its checkpoints where there are none; answers the generation that is
-/// kept and the revision of its rows.
-pub(crate) async fn prepare(
-    projector: &str,
-    revision: i32,
-    conn: &mut PgConnection,
-) -> Result<(i32, i32), sqlx::Error> {
-    sqlx::query(
-        "INSERT INTO projection_generations (projector, generation, status, revision, activated_at)
-         SELECT $1, 1, 'active', $2, clock_timestamp()
-         WHERE NOT EXISTS (SELECT FROM projection_generations WHERE projector = $1)
-         ON CONFLICT DO NOTHING",
-    )
-    .bind(projector)
-    .bind(revision)
-    .execute(&mut *conn)
-    .await?;
-    let kept: (i32, i32) = sqlx::query_as(
-        "SELECT generation, revision FROM projection_generations WHERE projector = $1 AND status = 'active'",
-    )
-    .bind(projector)
-    .fetch_one(&mut *conn)
-    .await?;
-    sqlx::query(
-        "INSERT INTO projection_checkpoints (projector, generation, slot)
-         SELECT $1, $2, slot FROM generate_series(0, 63) AS slot ON CONFLICT DO NOTHING",
-    )
-    .bind(projector)
-    .bind(kept.0)
-    .execute(conn)
-    .await?;
-    Ok(kept)
 }
 
 #[cfg(test)]

@@ -38,8 +38,14 @@ pub trait Projector: Send + Sync + 'static {
 #[derive(Debug, thiserror::Error)]
 pub enum ProjectError {
     /// An event that this binary can't read.
-    #[error("an event can't be read")]
-    Decode(#[from] DecodeError),
+    #[error("the event at position {position} can't be read")]
+    Decode {
+        /// Its position.
+        position: i64,
+        /// Why.
+        #[source]
+        source: DecodeError,
+    },
     /// A state that can't be read or written as JSON.
     #[error("a document's state is no valid state")]
     State(#[from] serde_json::Error),
@@ -60,7 +66,7 @@ impl ProjectError {
     /// Whether trying again would fail again: the data is at fault, not the moment.
     pub fn is_deterministic(&self) -> bool {
         match self {
-            Self::Decode(_) | Self::State(_) | Self::OutOfOrder { .. } => true,
+            Self::Decode { .. } | Self::State(_) | Self::OutOfOrder { .. } => true,
             // Class 22 is "data exception", class 23 is "integrity constraint violation".
             Self::Database(error) => error
                 .as_database_error()
@@ -68,4 +74,40 @@ impl ProjectError {
                 .is_some_and(|code| code.starts_with("22") || code.starts_with("23")),
         }
     }
+
+    /// Whether a newer binary could apply the event: then the projector waits for one and passes over nothing.
+    pub(crate) fn waits_for_a_newer_binary(&self) -> bool {
+        matches!(self, Self::Decode { source: DecodeError::Unknown { .. }, .. })
+    }
+
+    /// What is kept of it beside a parked stream: which rule was broken, and no value of an event or a row, which may be
+    /// about somebody.
+    pub(crate) fn told(&self) -> String {
+        match self {
+            Self::Decode { source, .. } => format!("{self}: {source}"),
+            Self::State(error) => format!("{self} (line {}, column {})", error.line(), error.column()),
+            Self::OutOfOrder { .. } => self.to_string(),
+            Self::Database(error) => match error.as_database_error() {
+                Some(error) => format!(
+                    "the database refuses a row: {} {}",
+                    error.code().unwrap_or_default(),
+                    error.constraint().unwrap_or_default()
+                ),
+                None => self.to_string(),
+            },
+        }
+    }
+
+    /// The position of the event that is at fault, where it is known.
+    pub(crate) fn culprit(&self) -> Option<i64> {
+        match self {
+            Self::Decode { position, .. } | Self::OutOfOrder { position, .. } => Some(*position),
+            Self::State(_) | Self::Database(_) => None,
+        }
+    }
+}
+
+/// The event as its aggregate sees it; `None` where its body was redacted.
+pub(crate) fn decode<E: domain::Event>(event: &RecordedEvent) -> Result<Option<E>, ProjectError> {
+    event.decode().map_err(|source| ProjectError::Decode { position: event.position, source })
 }

@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use eventstore::{Role, TenantDb, WriteDsn};
-use sqlx::{PgConnection, Postgres, Row, Transaction};
+use eventstore::{Role, TenantDb, TenantTx, WriteDsn};
+use sqlx::{PgConnection, Row};
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -31,6 +31,8 @@ pub struct ReadPoint {
     pub sequence: i64,
     /// The life of the log that its rows are made of.
     pub incarnation: i64,
+    /// How many of the tenant's streams are parked: of each, what its rows show is old.
+    pub parked: i64,
     /// Seconds since it saw that sequence.
     seen_seconds: f64,
 }
@@ -164,23 +166,19 @@ impl ReadModels {
             if next >= end && Instant::now() >= end {
                 return Err(Behind { point }.into());
             }
-            if let Ok(seen) = tokio::time::timeout_at(next, bell.heard(incarnation, tenant, sequence)).await {
-                return Ok(ReadPoint { sequence: seen, incarnation, seen_seconds: 0.0 });
+            if let Ok(Some(seen)) = tokio::time::timeout_at(next, bell.heard(incarnation, tenant, sequence)).await {
+                return Ok(ReadPoint { sequence: seen, incarnation, parked: 0, seen_seconds: 0.0 });
             }
             pause = (pause * 2).min(PAUSES.1);
         }
     }
 
-    pub(crate) async fn begin(&self, tenant: Uuid) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+    pub(crate) async fn begin(&self, tenant: Uuid) -> Result<TenantTx, sqlx::Error> {
         self.db.begin(tenant).await
     }
 
     /// A transaction whose statements all see one moment, and the sequence that a projector stands at then.
-    pub(crate) async fn snapshot(
-        &self,
-        projector: &str,
-        tenant: Uuid,
-    ) -> Result<(Transaction<'static, Postgres>, i64), ReadError> {
+    pub(crate) async fn snapshot(&self, projector: &str, tenant: Uuid) -> Result<(TenantTx, i64), ReadError> {
         let mut tx = self.begin(tenant).await?;
         // Reports go over whole histories. After a large import Postgres has no statistics yet, expects next to nothing
         // and would go through one table once for each row of the other.
@@ -209,7 +207,9 @@ impl ReadModels {
 pub(crate) async fn point(conn: &mut PgConnection, projector: &str, tenant: Uuid) -> Result<ReadPoint, sqlx::Error> {
     let row = sqlx::query(
         "SELECT coalesce(s.sequence, 0), coalesce(c.incarnation, 1),
-            extract(epoch FROM clock_timestamp() - coalesce(s.at, g.created_at))::float8
+            extract(epoch FROM clock_timestamp() - coalesce(s.at, g.created_at))::float8,
+            (SELECT count(*) FROM projection_parked p
+             WHERE p.projector = g.projector AND p.generation = g.generation AND p.tenant_id = $2)
          FROM projection_generations g
          LEFT JOIN projection_checkpoints c
             ON c.projector = g.projector AND c.generation = g.generation AND c.slot = 0
@@ -225,8 +225,9 @@ pub(crate) async fn point(conn: &mut PgConnection, projector: &str, tenant: Uuid
         Some(row) => Ok(ReadPoint {
             sequence: row.try_get(0)?,
             incarnation: row.try_get(1)?,
+            parked: row.try_get(3)?,
             seen_seconds: row.try_get::<f64, _>(2)?.max(0.0),
         }),
-        None => Ok(ReadPoint { sequence: 0, incarnation: 1, seen_seconds: 0.0 }),
+        None => Ok(ReadPoint { sequence: 0, incarnation: 1, parked: 0, seen_seconds: 0.0 }),
     }
 }

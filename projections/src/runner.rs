@@ -3,33 +3,28 @@
 //!
 //! Whatever goes wrong, the way out is the same: forget what is in hand, read the stored checkpoints, catch up from the log.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use eventstore::{EventStore, Evidence, Incarnations, StoreError};
+use eventstore::{EventStore, Evidence, Incarnations};
 use sqlx::PgPool;
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use crate::adoption::{Adopted, adopt};
+use crate::batches::Batches;
 use crate::bells::Bells;
-use crate::checkpoint::{Checkpoints, Fence, Slots, Step, prepare};
-use crate::feed::log::{LogReader, Slotted, size};
+use crate::checkpoint::{Slots, Step};
+use crate::controls::Control;
+use crate::failure::Failure;
+use crate::feed::log::{LogReader, Slotted};
 use crate::feed::{Delivery, Message};
-use crate::projector::{ProjectError, Projector};
+use crate::generations::{self, Purpose, prepare};
+use crate::pending::{BATCH, Pending};
+use crate::projector::Projector;
 use crate::running::{ProjectorState, ProjectorStatus, chain};
 
-/// The most events of a batch: beyond that, more rows a statement make it no faster.
-const BATCH: usize = 2_000;
-/// The most bytes of events in hand.
-const BATCH_BYTES: usize = 8 * 1024 * 1024;
-/// How long events that concern no row of the projector may wait for others before their checkpoint is written.
-const LAZY: Duration = Duration::from_millis(20);
-/// The least time between two batches from Kafka: under load, fewer and fuller ones leave more of the machine to requests.
-const PACE: Duration = Duration::from_millis(5);
 /// How often a process without slots looks whether anybody does the work, which nobody does until the group has given
 /// up a member that was killed.
 const STANDBY_LOOK: Duration = Duration::from_secs(1);
@@ -63,55 +58,21 @@ pub(crate) struct Shared {
     pub(crate) bells: Bells,
 }
 
-/// Why a session ended.
-#[derive(Debug, thiserror::Error)]
-enum Failure {
-    #[error("another process has moved the checkpoints")]
-    Fenced,
-    #[error("the slots of this process have changed")]
-    Reassigned,
-    #[error("the log was restored")]
-    LogRestored,
-    #[error("the rows are of revision {rows}, this binary makes revision {ours}: the read model must be rebuilt")]
-    OtherRevision { rows: i32, ours: i32 },
-    #[error(transparent)]
-    Project(#[from] ProjectError),
-    #[error(transparent)]
-    Log(#[from] StoreError),
-}
-
-impl From<sqlx::Error> for Failure {
-    fn from(error: sqlx::Error) -> Self {
-        Self::Project(error.into())
-    }
-}
-
 pub(crate) struct Runner {
     projector: Arc<dyn Projector>,
     shared: Shared,
     status: watch::Sender<ProjectorStatus>,
+    /// What operators ask of it.
+    control: watch::Receiver<Control>,
     stop: CancellationToken,
-    generation: i32,
     /// The lives of the log, as the session knows them.
     incarnations: Incarnations,
-    checkpoints: Checkpoints,
+    batches: Batches,
     pending: Pending,
-    /// How many events a batch may have; halved while a batch fails, to come to the one that does.
-    limit: usize,
     /// Where the process that has all slots has come to: positions are dense, so counting says it.
     counted: i64,
-}
-
-/// The events in hand, in order.
-#[derive(Default)]
-struct Pending {
-    events: Vec<Slotted>,
-    bytes: usize,
-    /// Whether any of them concerns a row.
-    urgent: bool,
-    since: Option<Instant>,
-    /// Before this the next batch is not due.
-    paced: Option<Instant>,
+    /// How far what is committed goes.
+    committed: i64,
 }
 
 impl Runner {
@@ -119,23 +80,35 @@ impl Runner {
         projector: Arc<dyn Projector>,
         shared: Shared,
         status: watch::Sender<ProjectorStatus>,
+        control: watch::Receiver<Control>,
         stop: CancellationToken,
     ) -> Self {
         let (incarnations, pending) = (Incarnations::default(), Pending::default());
-        let checkpoints = Checkpoints::new(projector.name(), 0, incarnations.newest().id);
-        let (generation, limit, counted) = (0, BATCH, 0);
-        Self { projector, shared, status, stop, generation, incarnations, checkpoints, pending, limit, counted }
+        let batches = Batches::new(projector.clone(), shared.pool.clone(), Some(shared.bells.clone()), BATCH);
+        Self { projector, shared, status, control, stop, incarnations, batches, pending, counted: 0, committed: 0 }
     }
 
-    /// Runs until it is stopped; a projector that is paused waits for that too.
+    /// Runs until it is stopped.
     pub(crate) async fn run(mut self, mut source: Source) {
-        let name = self.projector.name();
+        let (name, stop) = (self.projector.name(), self.stop.clone());
         let mut pause = PAUSES.0;
         loop {
-            let before = self.counted;
-            let failure = match self.session(&mut source).await {
-                Ok(()) => break,
-                Err(failure) => failure,
+            let (before, mut control) = (self.counted, self.control.clone());
+            if control.borrow_and_update().paused {
+                self.report(ProjectorState::Paused, Some("paused by an operator".to_owned()));
+                if !self.until_told(&mut control).await {
+                    break;
+                }
+                continue;
+            }
+            // A session may be left anywhere: what it had in hand is forgotten, and what it had sent is behind the fence.
+            let failure = tokio::select! {
+                biased;
+                _ = control.wait_for(|control| control.paused) => continue,
+                ended = self.session(&mut source) => match ended {
+                    Ok(()) => break,
+                    Err(failure) => failure,
+                },
             };
             if self.counted > before {
                 pause = PAUSES.0;
@@ -145,18 +118,23 @@ impl Runner {
                     tracing::info!(projector = name, "{failure}; going on from what is stored");
                     continue;
                 }
-                _ if failure.is_deterministic() => {
+                _ if failure.needs_somebody() => {
                     tracing::error!(projector = name, error = chain(&failure), "projector paused");
                     self.report(ProjectorState::Paused, Some(chain(&failure)));
-                    self.stop.cancelled().await;
-                    break;
+                    if !self.until_told(&mut control).await {
+                        break;
+                    }
+                    continue;
+                }
+                Failure::OtherRevision { .. } => {
+                    self.report(ProjectorState::Rebuilding, Some(chain(&failure)));
                 }
                 _ => {
                     tracing::warn!(projector = name, error = chain(&failure), "projector failed, trying again");
                     self.report(ProjectorState::Retrying, Some(chain(&failure)));
                 }
             }
-            if self.stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+            if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
                 break;
             }
             pause = (pause * 2).min(PAUSES.1);
@@ -164,6 +142,14 @@ impl Runner {
         if self.status.borrow().state != ProjectorState::Paused {
             self.report(ProjectorState::Standby, None);
         }
+    }
+
+    /// Waits for a word of an operator; false where it is stopped first.
+    async fn until_told(&mut self, control: &mut watch::Receiver<Control>) -> bool {
+        let stop = self.stop.clone();
+        let told = stop.run_until_cancelled(control.changed()).await;
+        self.batches.forgive();
+        told.is_some_and(|told| told.is_ok())
     }
 
     /// From the stored checkpoints to the log's end, and on with what the feed brings.
@@ -186,7 +172,7 @@ impl Runner {
             self.report(ProjectorState::Live, None);
         }
         match (source, deliveries) {
-            (Source::Kafka { slots, topic, .. }, Some(_)) if self.checkpoints.slots.is_empty() => {
+            (Source::Kafka { slots, topic, .. }, Some(_)) if self.batches.checkpoints.slots.is_empty() => {
                 self.stand_by(slots, topic).await
             }
             (Source::Kafka { slots, .. }, Some(deliveries)) => self.follow_kafka(deliveries, slots).await,
@@ -202,19 +188,21 @@ impl Runner {
         let end = tail.position();
         let mut conn = self.shared.pool.acquire().await?;
         let (generation, revision) = prepare(self.projector.name(), self.projector.revision(), &mut conn).await?;
-        if revision != self.projector.revision() {
-            return Err(Failure::OtherRevision { rows: revision, ours: self.projector.revision() });
+        let ours = self.projector.revision();
+        if revision != ours {
+            if revision < ours {
+                generations::open(&*self.projector, Purpose::Building, &mut conn).await?;
+            }
+            return Err(Failure::OtherRevision { rows: revision, ours });
         }
-        self.generation = generation;
         if let Adopted::Beyond(place) = adopt(&*self.projector, generation, &self.incarnations, end, &mut conn).await? {
             drop(conn);
             self.shared.store.settle(&[Evidence::Seen { by: "a read model", place }]).await?;
             return Err(Failure::LogRestored);
         }
-        self.checkpoints = Checkpoints::new(self.projector.name(), generation, self.incarnations.newest().id);
-        self.checkpoints.slots = slots;
-        self.checkpoints.load(&mut conn).await?;
-        self.counted = self.checkpoints.low();
+        self.batches.begin(generation, self.incarnations.newest().id, slots, &mut conn).await?;
+        self.counted = self.batches.checkpoints.low();
+        self.committed = self.counted;
         Ok(())
     }
 
@@ -227,7 +215,7 @@ impl Runner {
                 () = stop.cancelled() => return self.settle().await,
                 _ = tail.incarnation_past(self.incarnations.newest().id) => return Err(Failure::LogRestored),
                 () = at(due) => self.flush().await?,
-                _ = tail.past(self.checkpoints.low()) => self.catch_up(0).await?,
+                _ = tail.past(self.batches.checkpoints.low()) => self.catch_up(0).await?,
             }
         }
     }
@@ -249,7 +237,7 @@ impl Runner {
             let published = self.shared.store.relay_cursor(topic).await?.slots;
             self.begin(Slots::ALL).await?;
             let behind: Vec<_> =
-                (0..).zip(published).filter(|(slot, last)| self.checkpoints.covered(*slot) < *last).collect();
+                (0..).zip(published).filter(|(slot, last)| self.batches.checkpoints.covered(*slot) < *last).collect();
             let still = behind.iter().any(|(slot, _)| neglected.iter().any(|(before, _)| before == slot));
             if still {
                 tracing::info!(projector = self.projector.name(), "nobody keeps some slots: reading them from the log");
@@ -319,7 +307,7 @@ impl Runner {
         for message in delivery.iter().filter(|message| message.counts(&incarnations)) {
             match message {
                 Message::Event { slot, position, previous, event, .. } => {
-                    match (self.checkpoints.step(*slot, *position, *previous), event) {
+                    match (self.batches.checkpoints.step(*slot, *position, *previous), event) {
                         (Step::Drop, _) => {}
                         (Step::Apply, Some(event)) => self.take(event.clone()),
                         // Something is missing, or the message only says where to read it. The log has this event
@@ -328,14 +316,14 @@ impl Runner {
                     }
                 }
                 Message::Beat { lasts, covered, .. } => {
-                    let lost = |(slot, last): &(u8, i64)| self.checkpoints.step(*slot, *last, 0) != Step::Drop;
+                    let lost = |(slot, last): &(u8, i64)| self.batches.checkpoints.step(*slot, *last, 0) != Step::Drop;
                     if lasts.iter().any(lost) {
                         self.catch_up(*covered).await?;
                     }
                     // Only where nothing is missing: a stop may have ended the reading early.
                     for (slot, last) in lasts {
-                        if self.checkpoints.covered(*slot) >= *last {
-                            self.checkpoints.cover(*slot, *covered);
+                        if self.batches.checkpoints.covered(*slot) >= *last {
+                            self.batches.checkpoints.cover(*slot, *covered);
                         }
                     }
                 }
@@ -346,7 +334,7 @@ impl Runner {
 
     /// Reads the log from the lowest checkpoint to its end, at least to `least`, and applies what is not applied.
     async fn catch_up(&mut self, least: i64) -> Result<(), Failure> {
-        let mut at = self.checkpoints.low();
+        let mut at = self.batches.checkpoints.low();
         while !self.stop.is_cancelled() {
             let tail = self.shared.store.tail();
             if tail.incarnation() != self.incarnations.newest().id {
@@ -361,79 +349,34 @@ impl Runner {
             at = last.event.position;
             for slotted in read {
                 // The log has every event, so the one before was either covered or just taken.
-                if self.checkpoints.step(slotted.slot, slotted.event.position, 0) == Step::Apply {
+                if self.batches.checkpoints.step(slotted.slot, slotted.event.position, 0) == Step::Apply {
                     self.take(slotted);
                 }
             }
-            self.checkpoints.cover_all(at);
+            self.batches.checkpoints.cover_all(at);
             self.counted = at;
             if self.pending.is_full() {
                 self.flush().await?;
             }
         }
-        if self.pending.urgent { self.flush().await } else { Ok(()) }
+        if self.pending.is_urgent() { self.flush().await } else { Ok(()) }
     }
 
     fn take(&mut self, slotted: Slotted) {
-        self.checkpoints.cover(slotted.slot, slotted.event.position);
+        self.batches.checkpoints.cover(slotted.slot, slotted.event.position);
         self.counted += 1;
-        self.pending.urgent |= self.projector.interested(&slotted.event.stream_type);
-        self.pending.bytes += size(&slotted.event);
-        self.pending.since.get_or_insert_with(Instant::now);
-        self.pending.events.push(slotted);
+        let urgent = self.projector.interested(&slotted.event.stream_type);
+        self.pending.push(slotted, urgent);
     }
 
-    /// Commits what is in hand. Where a batch can't be applied, its halves are tried, and so on down to the event that
-    /// can't: all before it are applied.
+    /// Commits what is in hand.
     async fn flush(&mut self) -> Result<(), Failure> {
-        let mut events = std::mem::take(&mut self.pending).events;
-        self.pending.paced = Some(Instant::now() + PACE);
-        while !events.is_empty() {
-            let count = events.len().min(self.limit);
-            let (batch, rest) = events.split_at(count);
-            match self.commit(batch, rest).await {
-                Ok(()) => {
-                    events.drain(..count);
-                    self.limit = (self.limit * 2).min(BATCH);
-                }
-                Err(failure) if failure.is_deterministic() && count > 1 => self.limit = count / 2,
-                Err(failure) => return Err(failure),
-            }
-        }
-        let position = if self.checkpoints.slots == Slots::ALL { self.counted } else { self.checkpoints.low() };
+        let events = self.pending.take();
+        self.batches.write(events).await?;
+        let checkpoints = &self.batches.checkpoints;
+        self.committed = if checkpoints.slots == Slots::ALL { self.counted } else { checkpoints.low() };
+        let position = self.committed;
         self.status.send_modify(|status| status.position = position);
-        Ok(())
-    }
-
-    /// One transaction: the fence, the tenants' sequences, the rows.
-    async fn commit(&mut self, batch: &[Slotted], rest: &[Slotted]) -> Result<(), Failure> {
-        let (mut ends, mut sequences) = (BTreeMap::new(), BTreeMap::<Uuid, i64>::new());
-        for slotted in batch {
-            ends.insert(slotted.slot, slotted.event.position);
-            sequences.insert(slotted.event.tenant_id, slotted.event.sequence);
-        }
-        let mut busy = Slots::default();
-        rest.iter().for_each(|slotted| busy.insert(slotted.slot));
-        let ends: Vec<_> = ends.into_iter().collect();
-        let sequences: Vec<_> = sequences.into_iter().collect();
-        let moves = self.checkpoints.moves(&ends, busy, false);
-        let concerned = batch.iter().filter(|slotted| self.projector.interested(&slotted.event.stream_type));
-        let concerned: Vec<_> = concerned.map(|slotted| slotted.event.clone()).collect();
-
-        let mut tx = self.shared.pool.begin().await?;
-        if self.checkpoints.fence(&moves, &sequences, &mut tx).await? == Fence::Closed {
-            return Err(Failure::Fenced);
-        }
-        if !concerned.is_empty() {
-            self.projector.project(self.generation, &concerned, &mut tx).await?;
-        }
-        tx.commit().await?;
-
-        self.checkpoints.committed(&moves);
-        self.shared.bells.ring(self.projector.name(), self.incarnations.newest().id, sequences);
-        let name = self.projector.name();
-        metrics::counter!("annals_projector_events_total", "projector" => name).increment(batch.len() as u64);
-        metrics::histogram!("annals_projector_batch_events", "projector" => name).record(batch.len() as f64);
         Ok(())
     }
 
@@ -441,46 +384,18 @@ impl Runner {
     /// start has nothing to read.
     async fn settle(&mut self) -> Result<(), Failure> {
         self.flush().await?;
-        let moves = self.checkpoints.moves(&[], Slots::default(), true);
-        if !moves.is_empty() {
-            let mut tx = self.shared.pool.begin().await?;
-            if self.checkpoints.fence(&moves, &[], &mut tx).await? == Fence::Passed {
-                tx.commit().await?;
-            }
-        }
-        Ok(())
+        self.batches.settle().await
     }
 
     fn report(&self, state: ProjectorState, error: Option<String>) {
-        let position = if self.checkpoints.slots == Slots::ALL { self.counted } else { self.checkpoints.low() };
+        let position = self.committed;
+        let slots = self.batches.checkpoints.slots.count();
         self.status.send_modify(|status| {
             status.state = state;
             status.position = position;
+            status.slots = slots;
             status.error = error;
         });
-    }
-}
-
-impl Pending {
-    fn is_full(&self) -> bool {
-        self.events.len() >= BATCH || self.bytes >= BATCH_BYTES
-    }
-
-    /// When it must be committed, if there is anything in hand.
-    fn due(&self) -> Option<Instant> {
-        let since = self.since?;
-        let due = if self.urgent { since } else { since + LAZY };
-        Some(self.paced.map_or(due, |paced| due.max(paced)))
-    }
-}
-
-impl Failure {
-    fn is_deterministic(&self) -> bool {
-        match self {
-            Self::OtherRevision { .. } | Self::Log(StoreError::Decode(_)) => true,
-            Self::Project(error) => error.is_deterministic(),
-            Self::Fenced | Self::Reassigned | Self::LogRestored | Self::Log(_) => false,
-        }
     }
 }
 

@@ -15,10 +15,12 @@ use crate::analytics::mrr::Mrr;
 use crate::analytics::sales::Sales;
 use crate::bells::Bells;
 use crate::checkpoint::Slots;
+use crate::controls::{self, Controls};
 use crate::documents::DOCUMENTS;
 use crate::feed::kafka::{DELIVERIES, KafkaConfig, KafkaFeed};
 use crate::feed::log::LogReader;
 use crate::projector::Projector;
+use crate::rebuild::Site;
 use crate::rows::AuditEntries;
 use crate::runner::{Runner, Shared, Source};
 
@@ -29,7 +31,7 @@ const LEASE: Duration = Duration::from_secs(1);
 const ENDS: usize = 600;
 
 /// Every projector of the house.
-fn projectors() -> Vec<Arc<dyn Projector>> {
+pub(crate) fn projectors() -> Vec<Arc<dyn Projector>> {
     let documents = DOCUMENTS.iter().map(|kind| kind.projector());
     let others: [Arc<dyn Projector>; 4] = [Arc::new(AuditEntries), Arc::new(Sales), Arc::new(Mrr), Arc::new(Runs)];
     documents.chain(others).collect()
@@ -59,8 +61,25 @@ pub enum ProjectorState {
     Live,
     /// It failed at something that may pass, and tries again.
     Retrying,
-    /// It met an event that it can't apply, and waits for a binary that can.
+    /// The rows are of another revision; those of this binary's are being made.
+    Rebuilding,
+    /// An operator has paused it, or it met what it can't go on with: an event of a newer binary, a flood of events that
+    /// can't be applied.
     Paused,
+}
+
+impl ProjectorState {
+    /// As it is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Standby => "standby",
+            Self::CatchingUp => "catching_up",
+            Self::Live => "live",
+            Self::Retrying => "retrying",
+            Self::Rebuilding => "rebuilding",
+            Self::Paused => "paused",
+        }
+    }
 }
 
 /// How a projector is.
@@ -70,6 +89,8 @@ pub struct ProjectorStatus {
     pub name: &'static str,
     /// What it is doing.
     pub state: ProjectorState,
+    /// How many of the 64 slots are this process's.
+    pub slots: i16,
     /// The position that it has come to.
     pub position: i64,
     /// How many events it lags behind the log's end; 0 while another process has the work.
@@ -97,7 +118,8 @@ impl Projections {
             ("plan_cache_mode", "force_generic_plan"),
             ("statement_timeout", "60s"),
         ];
-        let pool = read.pool(Role::Projector, u32::try_from(projectors.len()).unwrap_or(8) + 1, &settings)?;
+        // One for each projector, one for what operators ask, and some for a generation that is being built.
+        let pool = read.pool(Role::Projector, u32::try_from(projectors.len()).unwrap_or(8) + 5, &settings)?;
         let shared =
             Shared { log: LogReader::new(store.clone()), bells: Bells::of(&projectors), store: store.clone(), pool };
         let statuses = projectors.iter().map(|projector| watch::Sender::new(ProjectorStatus::of(projector.name())));
@@ -109,7 +131,13 @@ impl Projections {
             ends: Arc::default(),
             tasks: TaskTracker::new(),
         };
-        let crew = Crew { projectors, shared, statuses: started.statuses.clone() };
+        let controls: Controls = projectors.iter().map(|_| watch::Sender::default()).collect();
+        started.tasks.spawn(controls::watch(started.clone(), shared.pool.clone(), controls.clone(), stop.clone()));
+        for (projector, control) in projectors.iter().zip(controls.iter()) {
+            let site = Site { projector: projector.clone(), store: shared.store.clone(), pool: shared.pool.clone() };
+            started.tasks.spawn(site.run(control.subscribe(), stop.clone()));
+        }
+        let crew = Crew { projectors, shared, statuses: started.statuses.clone(), controls };
         match kafka {
             Some(kafka) => started.tasks.spawn(crew.follow_kafka(kafka, started.feed_error.clone(), stop.clone())),
             None => started.tasks.spawn(crew.follow_log(stop.clone())),
@@ -181,7 +209,8 @@ impl Projections {
 
 impl ProjectorStatus {
     fn of(name: &'static str) -> Self {
-        Self { name, state: ProjectorState::Standby, position: 0, lag_events: 0, lag_seconds: 0.0, error: None }
+        let state = ProjectorState::Standby;
+        Self { name, state, slots: 0, position: 0, lag_events: 0, lag_seconds: 0.0, error: None }
     }
 }
 
@@ -190,6 +219,7 @@ struct Crew {
     projectors: Vec<Arc<dyn Projector>>,
     shared: Shared,
     statuses: Arc<[watch::Sender<ProjectorStatus>]>,
+    controls: Controls,
 }
 
 impl Crew {
@@ -238,8 +268,10 @@ impl Crew {
 
     fn start(&self, source: &Source, stop: &CancellationToken) -> TaskTracker {
         let running = TaskTracker::new();
-        for (projector, status) in self.projectors.iter().zip(self.statuses.iter()) {
-            let runner = Runner::new(projector.clone(), self.shared.clone(), status.clone(), stop.clone());
+        for ((projector, status), control) in self.projectors.iter().zip(self.statuses.iter()).zip(self.controls.iter())
+        {
+            let (projector, shared, control) = (projector.clone(), self.shared.clone(), control.subscribe());
+            let runner = Runner::new(projector, shared, status.clone(), control, stop.clone());
             running.spawn(runner.run(source.clone()));
         }
         running.close();

@@ -18,7 +18,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::checkpoint::prepare;
+use crate::generations::prepare;
 use crate::{KafkaConfig, Projections, Projector, ReadModels, Relay};
 
 /// A database of its own, with its log, its projectors (once started) and its queries.

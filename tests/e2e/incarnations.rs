@@ -158,7 +158,8 @@ async fn restored_under_load_without_kafka(_: &House) {
                 let answer = client.patch(&format!("/customers/ext:c{}", number % 4), &body).send().await;
                 assert!([200, 503].contains(&answer.status), "{}", answer.text);
                 if answer.status == 200 {
-                    acknowledged.push((answer.header("annals-sequence").to_owned(), format!("{number} {step}")));
+                    let told = |name| answer.header(name).to_owned();
+                    acknowledged.push((told("annals-sequence"), told("etag"), answer.id().to_owned()));
                 }
             }
             acknowledged
@@ -182,9 +183,12 @@ async fn restored_under_load_without_kafka(_: &House) {
     // What was acknowledged in the new life is there, at its sequence.
     let all = tenant_events(&lodging, &tenant).await;
     let mut survived = 0;
-    for (token, _) in acknowledged.iter().flatten().filter(|(token, _)| token.ends_with("@2")) {
+    for (token, tag, id) in acknowledged.iter().flatten().filter(|(token, ..)| token.ends_with("@2")) {
         let sequence: i64 = token.trim_end_matches("@2").parse().unwrap();
-        assert!(all.iter().any(|event| event.sequence == sequence && event.position >= fork), "{token}");
+        let event = all.iter().find(|event| event.sequence == sequence && event.position >= fork);
+        let event = event.unwrap_or_else(|| panic!("{token} is not there"));
+        let place = (domain::CustomerId::from(event.stream_id).to_string(), format!("\"{}@2\"", event.version));
+        assert_eq!((&place.0, &place.1), (id, tag), "{token}");
         survived += 1;
     }
     assert!(survived > 20, "{survived} were acknowledged after the restore");

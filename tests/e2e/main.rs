@@ -24,6 +24,7 @@ mod incarnations;
 mod lodging;
 mod log;
 mod notes;
+mod operations;
 mod orders;
 mod privacy;
 mod processes;
@@ -69,6 +70,7 @@ fn main() -> ExitCode {
         log::tests(),
         cqrs::tests(),
         customers::tests(),
+        operations::tests(),
         orders::tests(),
         notes::tests(),
         billing::tests(),

@@ -126,7 +126,7 @@ async fn list(call: Call) -> Result<Answer, Problem> {
     let rows = rows.map_err(|error| call.behind(error))?;
     let place = |row: &RunRow| row.id.uuid().as_bytes().to_vec();
     let body = page_of(&call, rows, place, shown).await?;
-    Ok(Answer::new(body).has_seen(point.sequence, age))
+    Ok(Answer::new(body).has_read(point, age))
 }
 
 /// How an agent is doing.

@@ -207,8 +207,9 @@ pub(crate) fn answer(
     sequence: i64,
     parameters: Map<String, Value>,
     fold: String,
-    (point, age): (ReadPoint, f64),
+    (mut point, age): (ReadPoint, f64),
 ) -> Answer {
+    point.sequence = point.sequence.max(sequence);
     let mut body = Map::new();
     body.insert("object".into(), object.into());
     if let Value::Object(report) = report {
@@ -217,7 +218,7 @@ pub(crate) fn answer(
     let version = env!("CARGO_PKG_VERSION");
     let manifest = json!({ "sequence": sequence, "parameters": parameters, "fold": fold, "version": version });
     body.insert("manifest".into(), manifest);
-    Answer::new(Value::Object(body)).has_seen(sequence.max(point.sequence), age)
+    Answer::new(Value::Object(body)).has_read(point, age)
 }
 
 /// A report's own schema, with `object` and `manifest`.

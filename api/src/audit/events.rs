@@ -256,5 +256,5 @@ async fn list_types(call: Call) -> Result<Answer, Problem> {
     });
     let data: Vec<Value> = types.collect();
     let body = json!({ "object": "list", "data": data, "has_more": false, "next_cursor": null });
-    Ok(Answer::new(body).has_seen(point.sequence, age))
+    Ok(Answer::new(body).has_read(point, age))
 }

@@ -116,5 +116,5 @@ async fn list(call: Call) -> Result<Answer, Problem> {
     let entries = call.state.models.audit(call.tenant().uuid(), &filter, before, limit).await;
     let entries = entries.map_err(|error| call.behind(error))?;
     let body = page_of(&call, entries, |entry| entry.sequence.to_be_bytes().to_vec(), |entry| to_json(shown(entry)));
-    Ok(Answer::new(body.await?).has_seen(point.sequence, age))
+    Ok(Answer::new(body.await?).has_read(point, age))
 }

@@ -2,6 +2,7 @@
 
 mod admin;
 mod import;
+mod projections;
 mod replay;
 mod schema;
 mod verify;
@@ -11,9 +12,9 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::process::ExitCode;
 
+use ::projections::chain;
 use clap::{Parser, Subcommand};
 use domain::TenantId;
-use projections::chain;
 
 use crate::app::{App, RunningApp};
 use crate::config::{Config, Roles, SETTINGS};
@@ -66,6 +67,9 @@ enum Command {
     /// heads, and what stands beside the events. It only reads: beside a house that goes on, on a standby, on a restored
     /// backup. Prints what the log is as JSON and names on stderr what is wrong; then the exit code is 1.
     VerifyLog,
+    /// The projectors that keep lists and reports: look at them, mend them, make their rows anew
+    #[command(subcommand)]
+    Projections(projections::Projections),
     /// What the log holds, and what this program knows of it
     #[command(subcommand)]
     Schema(Schema),
@@ -202,6 +206,7 @@ async fn carry_out(command: Command) -> Result<ExitCode, Failure> {
             err(format_args!("annals: the databases have the schema of version {}", env!("CARGO_PKG_VERSION")));
         }
         Command::VerifyLog => return verify::log(&Config::from_env()?).await,
+        Command::Projections(command) => return projections::run(&Config::from_env()?, command).await,
         Command::Schema(Schema::Check) => return schema::check(&Config::from_env()?).await,
         Command::Schema(Schema::Show { name, version }) => schema::show(&name, version)?,
         Command::Replay(replay) => return replay::run(replay, until_stopped()).await,

@@ -17,6 +17,8 @@ pub const SEQUENCE: &str = "annals-sequence";
 pub const READ_SEQUENCE: &str = "annals-read-sequence";
 /// How many seconds ago that was the newest.
 pub const READ_AGE: &str = "annals-read-age";
+/// Says of how many streams a list or report shows what is old: they are parked, and wait for a mended projector.
+pub const PARKED: &str = "annals-parked";
 /// Says what the caller would like, such as `wait=10`.
 pub const PREFER: &str = "prefer";
 /// Says which of it was done.

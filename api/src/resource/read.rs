@@ -68,7 +68,7 @@ pub(super) async fn list<A: Resource + Documented>(call: Call) -> Result<Answer,
     let body = page_of(&call, documents, place, |document| {
         shown::<A>(A::Id::from(document.id), document.state, document.created_at, document.updated_at)
     });
-    Ok(Answer::new(body.await?).has_seen(point.sequence, age))
+    Ok(Answer::new(body.await?).has_read(point, age))
 }
 
 /// The values of the columns that the parameters ask for.

@@ -8,6 +8,7 @@ use sqlx::{AssertSqlSafe, Row};
 use uuid::Uuid;
 
 use super::{Pools, Report, Summary, Violation};
+use crate::incarnation::life;
 use crate::store::StoreError;
 
 /// How many tenants are looked at together.
@@ -62,7 +63,14 @@ pub(super) async fn incarnations(pools: &Pools, report: &mut Report<'_>) -> Resu
             report.log(format!("incarnation {id} begins at position {first}, before incarnation {before}, at {from}"));
         }
     }
-    let head: i64 = sqlx::query_scalar("SELECT position FROM log_head").fetch_one(&pools.reading).await?;
+    // One statement: an incarnation may begin meanwhile.
+    let (head, epoch, newest): (i64, i64, i64) =
+        sqlx::query_as("SELECT position, epoch, (SELECT max(id) FROM log_incarnations) FROM log_head")
+            .fetch_one(&pools.reading)
+            .await?;
+    if life(epoch) != newest {
+        report.log(format!("log_head has an epoch of incarnation {}, and the newest is {newest}", life(epoch)));
+    }
     if let Some((id, first)) = rows.last().filter(|(_, first)| *first > head + 1) {
         report.log(format!("incarnation {id} begins at position {first}, beyond the head {head}"));
     }

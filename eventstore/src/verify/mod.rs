@@ -132,11 +132,10 @@ pub async fn verify(dsn: &WriteDsn, tell: &mut (dyn FnMut(Told) + Send)) -> Resu
         Pools { reading: dsn.pool(Role::Reader, 6, &BY_INDEX)?, writing: dsn.pool(Role::Writer, 2, &BY_INDEX)? };
     let mut report = Report { tell, violations: 0 };
     let verified = all(&pools, &mut report).await;
-    let mut summary = verified?;
-    summary.violations = report.violations;
+    let violations = report.violations;
     pools.reading.close().await;
     pools.writing.close().await;
-    Ok(summary)
+    Ok(Summary { violations, ..verified? })
 }
 
 async fn all(pools: &Pools, report: &mut Report<'_>) -> Result<Summary, StoreError> {

@@ -16,7 +16,7 @@ use sqlx::{AssertSqlSafe, PgConnection, Postgres, QueryBuilder, Row};
 use uuid::Uuid;
 
 use crate::documents::word;
-use crate::projector::{ProjectError, Projector};
+use crate::projector::{ProjectError, Projector, decode};
 use crate::read_models::{ReadError, ReadModels, active};
 
 /// The projector and the table of runs.
@@ -240,7 +240,7 @@ impl RunRow {
 
     /// Folds one more event in; one whose body was redacted counts and changes nothing.
     fn fold(&mut self, event: &RecordedEvent) -> Result<(), ProjectError> {
-        if let Some(event) = event.decode::<RunEvent>()? {
+        if let Some(event) = decode::<RunEvent>(event)? {
             self.apply(event);
         }
         (self.version, self.sequence) = (event.version, event.sequence);

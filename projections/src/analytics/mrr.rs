@@ -10,7 +10,7 @@ use domain::{CustomerId, Money, TypedId, names};
 use eventstore::RecordedEvent;
 use sqlx::PgConnection;
 
-use crate::projector::{ProjectError, Projector};
+use crate::projector::{ProjectError, Projector, decode};
 use crate::read_models::active;
 
 #[cfg(test)]
@@ -79,7 +79,7 @@ fn moved(event: &RecordedEvent) -> Result<Option<Moved<'_>>, ProjectError> {
         active_delta,
         currency: money.currency.to_string(),
     };
-    Ok(match event.decode::<E>()? {
+    Ok(match decode::<E>(event)? {
         Some(E::Started { customer, mrr, .. }) => Some(of(customer, 0, mrr.amount, mrr, 1)),
         Some(E::Changed { customer, mrr_before, mrr, .. }) => Some(of(customer, mrr_before.amount, mrr.amount, mrr, 0)),
         // An end that was told late is still at its moment.

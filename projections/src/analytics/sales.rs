@@ -11,7 +11,7 @@ use eventstore::RecordedEvent;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::projector::{ProjectError, Projector};
+use crate::projector::{ProjectError, Projector, decode};
 
 /// The projector and the table of orders and refunds; `analytics_customers` is written with it.
 pub const ANALYTICS_SALES: &str = "analytics_sales";
@@ -86,7 +86,7 @@ impl Projector for Sales {
 }
 
 fn sale(event: &RecordedEvent) -> Result<Option<Sale<'_>>, ProjectError> {
-    Ok(event.decode::<OrderEvent>()?.map(|order| match order {
+    Ok(decode::<OrderEvent>(event)?.map(|order| match order {
         OrderEvent::Placed { customer, total, .. } => {
             Sale { event, kind: "order", customer: customer.uuid(), amount: total }
         }

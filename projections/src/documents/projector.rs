@@ -159,7 +159,7 @@ impl<A: Documented> Projector for Documents<A> {
             if event.version != document.version + 1 {
                 return Err(ProjectError::OutOfOrder { position: event.position, follows: document.version });
             }
-            document.fold(event)?;
+            document.fold(event).map_err(|source| ProjectError::Decode { position: event.position, source })?;
         }
         self.store(generation, documents, conn).await
     }

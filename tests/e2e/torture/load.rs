@@ -15,13 +15,14 @@ use tokio::sync::{Notify, watch};
 
 use super::Run;
 use super::fleet::Fleet;
+use super::shared::Shared;
 use super::verify::{folded, verify_log};
 use crate::client::{Answer, Call, Client};
 use crate::orders::order;
 use crate::random::Random;
 
 /// How long a caller waits for an answer before it asks again.
-const PATIENCE: Duration = Duration::from_secs(35);
+pub(super) const PATIENCE: Duration = Duration::from_secs(35);
 /// How long it waits before it asks again.
 const PAUSE: Duration = Duration::from_millis(20);
 /// How long nothing may be answered at all, whatever is broken.
@@ -40,6 +41,7 @@ pub(crate) struct Load<'a> {
     /// A caller that hears this has died, and begins again with what its journal says.
     deaths: Vec<Notify>,
     made: Mutex<Made>,
+    shared: Shared,
 }
 
 /// What was acknowledged.
@@ -95,6 +97,7 @@ impl<'a> Load<'a> {
             stopped: AtomicBool::new(false),
             deaths,
             made: Mutex::default(),
+            shared: Shared::default(),
         }
     }
 
@@ -163,6 +166,7 @@ impl<'a> Load<'a> {
         verify_log(fleet.lodging()).await;
         let log = fleet.log().await;
         self.compare(&log);
+        self.shared.compare(self.run, &log);
         let made = std::mem::take(&mut *self.made.lock().unwrap());
         let shown = folded(&self.clients[0], "/orders", log.len()).await;
         assert_eq!(shown.len(), made.orders.len(), "the list has every order");
@@ -250,7 +254,7 @@ fn is_settled(answer: &Answer) -> bool {
 impl Caller<'_> {
     async fn step(&mut self) {
         self.next += 1;
-        match self.random.below(12) {
+        match self.random.below(13) {
             _ if self.customers.is_empty() => self.create_customer().await,
             0 => self.create_customer().await,
             1 | 2 => self.change(false).await,
@@ -259,6 +263,7 @@ impl Caller<'_> {
             5..=7 => self.place().await,
             8 => self.place_many().await,
             9 => self.refund_too_much().await,
+            12 => self.load.shared.rename(&self.load.clients, self.number, &self.name()).await,
             _ => self.refund().await,
         }
     }

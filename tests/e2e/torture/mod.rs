@@ -14,6 +14,7 @@ mod load;
 mod log;
 mod outages;
 mod races;
+mod shared;
 mod stops;
 mod verify;
 

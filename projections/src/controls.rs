@@ -1,0 +1,108 @@
+//! What operators ask of the projectors, and what these tell operators: through two small tables, so that it does not
+//! matter which process is asked and which one does the work.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::PgPool;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::running::{Projections, ProjectorState, ProjectorStatus, chain};
+
+/// How often the tables are read and written while there is news.
+const LOOK: Duration = Duration::from_secs(1);
+/// How often a process tells how it is without news: of whom nothing was heard for longer, nothing is shown.
+const QUIET: Duration = Duration::from_secs(10);
+
+/// What operators ask of one projector.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Control {
+    /// It must not go on.
+    pub(crate) paused: bool,
+    /// Raised with every word of an operator.
+    pub(crate) changes: i64,
+    /// The generation that is to be built.
+    pub(crate) building: Option<i32>,
+}
+
+/// What is asked of each projector, by its place in the house.
+pub(crate) type Controls = Arc<[watch::Sender<Control>]>;
+
+/// Asks for as long as the process runs, and tells how its projectors are.
+pub(crate) async fn watch(projections: Projections, pool: PgPool, controls: Controls, stop: CancellationToken) {
+    let process = Uuid::now_v7();
+    let mut ticks = tokio::time::interval(LOOK);
+    let (mut told, mut told_at) = (Vec::new(), Instant::now());
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        let statuses = projections.status();
+        if let Err(error) = ask(&pool, &statuses, &controls).await {
+            tracing::debug!(error = chain(&error), "what operators ask can't be read");
+            continue;
+        }
+        let news: Vec<_> = statuses.iter().map(|status| (status.state, status.position, status.lag_events)).collect();
+        if news != told || told_at.elapsed() >= QUIET {
+            match tell(&pool, process, &statuses).await {
+                Ok(()) => (told, told_at) = (news, Instant::now()),
+                Err(error) => tracing::debug!(error = chain(&error), "operators can't be told"),
+            }
+        }
+    }
+    let gone = sqlx::query("DELETE FROM projection_runners WHERE process = $1").bind(process).execute(&pool);
+    let _ = tokio::time::timeout(LOOK, gone).await;
+}
+
+async fn ask(pool: &PgPool, statuses: &[ProjectorStatus], controls: &Controls) -> Result<(), sqlx::Error> {
+    let rows: Vec<(String, bool, i64, Option<i32>)> = sqlx::query_as(
+        "SELECT g.projector, coalesce(bool_or(c.paused_at IS NOT NULL), false), coalesce(max(c.changes), 0),
+            max(g.generation) FILTER (WHERE g.status = 'building')
+         FROM projection_generations g LEFT JOIN projection_controls c USING (projector) GROUP BY 1",
+    )
+    .fetch_all(pool)
+    .await?;
+    let asked: HashMap<_, _> = rows
+        .into_iter()
+        .map(|(projector, paused, changes, building)| (projector, Control { paused, changes, building }))
+        .collect();
+    for (status, control) in statuses.iter().zip(controls.iter()) {
+        let asked = asked.get(status.name).copied().unwrap_or_default();
+        control.send_if_modified(|known| std::mem::replace(known, asked) != asked);
+    }
+    Ok(())
+}
+
+async fn tell(pool: &PgPool, process: Uuid, statuses: &[ProjectorStatus]) -> Result<(), sqlx::Error> {
+    let at_work = statuses.iter().filter(|status| status.state != ProjectorState::Standby);
+    let statuses: Vec<_> = at_work.collect();
+    let mut tx = pool.begin().await?;
+    // Also what processes have left behind that did not end in good order.
+    sqlx::query(
+        "DELETE FROM projection_runners WHERE process = $1 AND projector <> ALL ($2)
+            OR seen_at < clock_timestamp() - interval '1 minute'",
+    )
+    .bind(process)
+    .bind(statuses.iter().map(|status| status.name).collect::<Vec<_>>())
+    .execute(&mut *tx)
+    .await?;
+    sqlx::query(
+        "INSERT INTO projection_runners (process, projector, state, slots, position, lag_events, lag_seconds, error)
+         SELECT $1, * FROM unnest($2::text[], $3::text[], $4::smallint[], $5::bigint[], $6::bigint[], $7::float8[], $8::text[])
+         ON CONFLICT (projector, process) DO UPDATE SET state = excluded.state, slots = excluded.slots,
+            position = excluded.position, lag_events = excluded.lag_events, lag_seconds = excluded.lag_seconds,
+            error = excluded.error, seen_at = clock_timestamp()",
+    )
+    .bind(process)
+    .bind(statuses.iter().map(|status| status.name).collect::<Vec<_>>())
+    .bind(statuses.iter().map(|status| status.state.name()).collect::<Vec<_>>())
+    .bind(statuses.iter().map(|status| status.slots).collect::<Vec<_>>())
+    .bind(statuses.iter().map(|status| status.position).collect::<Vec<_>>())
+    .bind(statuses.iter().map(|status| status.lag_events).collect::<Vec<_>>())
+    .bind(statuses.iter().map(|status| status.lag_seconds).collect::<Vec<_>>())
+    .bind(statuses.iter().map(|status| status.error.as_deref()).collect::<Vec<_>>())
+    .execute(&mut *tx)
+    .await?;
+    tx.commit().await
+}

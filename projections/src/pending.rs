@@ -1,0 +1,62 @@
+//! The events that a projector has in hand.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::feed::log::{Slotted, size};
+
+/// The most events of a batch: beyond that, more rows a statement make it no faster.
+pub(crate) const BATCH: usize = 2_000;
+/// The most bytes of events in hand.
+const BATCH_BYTES: usize = 8 * 1024 * 1024;
+/// How long events that concern no row of the projector may wait for others before their checkpoint is written.
+const LAZY: Duration = Duration::from_millis(20);
+/// The least time between two batches from Kafka: under load, fewer and fuller ones leave more of the machine to requests.
+const PACE: Duration = Duration::from_millis(5);
+
+/// The events in hand, in order.
+#[derive(Default)]
+pub(crate) struct Pending {
+    events: Vec<Slotted>,
+    bytes: usize,
+    /// Whether any of them concerns a row.
+    urgent: bool,
+    since: Option<Instant>,
+    /// Before this the next batch is not due.
+    paced: Option<Instant>,
+}
+
+impl Pending {
+    /// Takes one more, which concerns a row or does not.
+    pub(crate) fn push(&mut self, slotted: Slotted, urgent: bool) {
+        self.urgent |= urgent;
+        self.bytes += size(&slotted.event);
+        self.since.get_or_insert_with(Instant::now);
+        self.events.push(slotted);
+    }
+
+    /// Gives all of them away; the next ones are not due at once.
+    pub(crate) fn take(&mut self) -> Vec<Slotted> {
+        let taken = std::mem::take(self);
+        self.paced = Some(Instant::now() + PACE);
+        taken.events
+    }
+
+    /// Whether any of them concerns a row.
+    pub(crate) fn is_urgent(&self) -> bool {
+        self.urgent
+    }
+
+    /// Whether they fill a batch.
+    pub(crate) fn is_full(&self) -> bool {
+        self.events.len() >= BATCH || self.bytes >= BATCH_BYTES
+    }
+
+    /// When they must be committed, if there are any.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        let since = self.since?;
+        let due = if self.urgent { since } else { since + LAZY };
+        Some(self.paced.map_or(due, |paced| due.max(paced)))
+    }
+}

@@ -1,0 +1,236 @@
+//! Makes a generation of a projector's rows from the log, beside the one that is read, and has it read once it is as far.
+//!
+//! It goes on where it was left: whoever takes over after a kill reads the checkpoints of the generation like any other.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use eventstore::{EventStore, Evidence, Incarnations};
+use futures::TryStreamExt;
+use sqlx::PgPool;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::adoption::{Adopted, adopt};
+use crate::batches::Batches;
+use crate::checkpoint::Slots;
+use crate::controls::Control;
+use crate::failure::Failure;
+use crate::feed::log::{Slotted, size};
+use crate::generations::{self, Swap};
+use crate::projector::Projector;
+use crate::running::chain;
+
+/// How many parts the slots are divided into, each written by a task of its own.
+const LANES: i32 = 2;
+/// The most events of a transaction, and bytes of them: rows that change often are written once in each.
+const BATCH: usize = 8_000;
+const BATCH_BYTES: usize = 12 * 1024 * 1024;
+/// While others append, a lane rests for so many times as long as it worked.
+const REST: u32 = 1;
+/// The longest rest.
+const LONGEST_REST: Duration = Duration::from_secs(1);
+/// How often the lease is renewed.
+const LEASE: Duration = Duration::from_secs(1);
+/// How long it waits for the generation that is read, which may be further in a slot.
+const AGAIN: Duration = Duration::from_millis(20);
+
+/// Who makes it.
+pub(crate) struct Builder {
+    pub(crate) projector: Arc<dyn Projector>,
+    pub(crate) store: EventStore,
+    pub(crate) pool: PgPool,
+    pub(crate) generation: i32,
+    pub(crate) stop: CancellationToken,
+}
+
+impl Builder {
+    /// Makes it and has it read; false where nobody needs it any more, or it was told to stop.
+    pub(crate) async fn build(&self) -> Result<bool, Failure> {
+        let name = self.projector.name();
+        tracing::info!(projector = name, generation = self.generation, "rows are made anew");
+        while !self.stop.is_cancelled() {
+            let end = self.store.tail().position();
+            let lanes = self.pass(end, |_| i64::MAX).await?;
+            let Some(lane) = lanes.first().filter(|_| !self.stop.is_cancelled()) else { break };
+            let mut conn = self.pool.acquire().await?;
+            match generations::swap(&lane.checkpoints, &mut conn).await? {
+                Swap::Done => {
+                    tracing::info!(projector = name, generation = self.generation, "new rows are read");
+                    return Ok(true);
+                }
+                Swap::Behind => tokio::time::sleep(AGAIN).await,
+                Swap::Gone => break,
+            }
+        }
+        Ok(false)
+    }
+
+    /// Reads the log from the lowest checkpoint to `end`, and applies what is not applied: in each slot up to its bound.
+    pub(crate) async fn pass(&self, end: i64, bound: impl Fn(u8) -> i64) -> Result<Vec<Batches>, Failure> {
+        let incarnations = self.incarnations(end).await?;
+        let mut lanes = self.lanes(incarnations.newest().id).await?;
+        let low = lanes.iter().map(|lane| lane.checkpoints.low()).min().unwrap_or(0);
+        let mut writing = JoinSet::new();
+        let mut senders = Vec::new();
+        for (number, mut lane) in lanes.drain(..).enumerate() {
+            let (sender, mut receiver) = mpsc::channel::<Vec<Slotted>>(1);
+            senders.push(sender);
+            let store = self.store.clone();
+            writing.spawn(async move {
+                while let Some(events) = receiver.recv().await {
+                    let (began, before) = (Instant::now(), store.tail().position());
+                    lane.catch_up(events).await?;
+                    if store.tail().position() > before {
+                        tokio::time::sleep((began.elapsed() * REST).min(LONGEST_REST)).await;
+                    }
+                }
+                Ok::<_, Failure>((number, lane))
+            });
+        }
+        let read = self.read((low, end), bound, &senders).await;
+        drop(senders);
+        let mut written = Vec::new();
+        while let Some(lane) = writing.join_next().await {
+            written.push(lane.map_err(|_| sqlx::Error::WorkerCrashed)??);
+        }
+        let whole = read?;
+        written.sort_by_key(|(number, _)| *number);
+        let mut lanes: Vec<_> = written.into_iter().map(|(_, lane)| lane).collect();
+        if whole {
+            for lane in &mut lanes {
+                lane.checkpoints.cover_all(end);
+                lane.settle().await?;
+            }
+        }
+        Ok(lanes)
+    }
+
+    /// Hands the events over to the lanes; false where it was told to stop before the end.
+    async fn read(
+        &self,
+        (low, end): (i64, i64),
+        bound: impl Fn(u8) -> i64,
+        senders: &[mpsc::Sender<Vec<Slotted>>],
+    ) -> Result<bool, Failure> {
+        let mut hands: Vec<_> = senders.iter().map(|_| (Vec::new(), 0)).collect();
+        let mut events = std::pin::pin!(self.store.log(low, end));
+        while let Some(event) = events.try_next().await? {
+            if self.stop.is_cancelled() {
+                return Ok(false);
+            }
+            let slotted = Slotted::new(event);
+            if slotted.event.position > bound(slotted.slot) {
+                continue;
+            }
+            let lane = usize::from(slotted.slot) % hands.len();
+            let Some((events, bytes)) = hands.get_mut(lane) else { continue };
+            *bytes += size(&slotted.event);
+            events.push(slotted);
+            if events.len() >= BATCH || *bytes >= BATCH_BYTES {
+                *bytes = 0;
+                // A lane that has ended says why when it is joined.
+                if senders[lane].send(std::mem::take(events)).await.is_err() {
+                    return Ok(false);
+                }
+            }
+        }
+        for ((events, _), sender) in hands.into_iter().zip(senders) {
+            if sender.send(events).await.is_err() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The lives of the log, which the rows are made those of.
+    async fn incarnations(&self, end: i64) -> Result<Incarnations, Failure> {
+        let incarnations = self.store.incarnations();
+        let mut conn = self.pool.acquire().await?;
+        let adopted = adopt(&*self.projector, self.generation, &incarnations, end, &mut conn).await?;
+        if let Adopted::Beyond(place) = adopted {
+            drop(conn);
+            self.store.settle(&[Evidence::Seen { by: "a read model", place }]).await?;
+            return Err(Failure::LogRestored);
+        }
+        Ok(incarnations)
+    }
+
+    async fn lanes(&self, incarnation: i64) -> Result<Vec<Batches>, Failure> {
+        let mut conn = self.pool.acquire().await?;
+        let mut lanes = Vec::new();
+        for lane in 0..LANES {
+            let mut batches = Batches::new(self.projector.clone(), self.pool.clone(), None, BATCH);
+            batches.begin(self.generation, incarnation, Slots::of_partitions(&[lane], LANES), &mut conn).await?;
+            lanes.push(batches);
+        }
+        Ok(lanes)
+    }
+}
+
+/// Where a projector's new generations are built: in whichever process has the lease for it.
+pub(crate) struct Site {
+    pub(crate) projector: Arc<dyn Projector>,
+    pub(crate) store: EventStore,
+    pub(crate) pool: PgPool,
+}
+
+impl Site {
+    /// Builds what is asked for, until it is stopped.
+    pub(crate) async fn run(self, mut control: watch::Receiver<Control>, stop: CancellationToken) {
+        loop {
+            let wanted = stop.run_until_cancelled(control.wait_for(|control| control.building.is_some())).await;
+            let Some(Ok(wanted)) = wanted.map(|wanted| wanted.map(|control| control.building)) else { return };
+            if let Some(generation) = wanted
+                && let Err(failure) = self.build(generation, &stop).await
+            {
+                let projector = self.projector.name();
+                tracing::warn!(projector, generation, error = chain(&failure), "new rows can't be made yet");
+            }
+            // Who has built it, or could not, looks again when it knows what has become of that.
+            let changed = tokio::time::timeout(LEASE * 2, control.changed());
+            if stop.run_until_cancelled(changed).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Builds a generation, if this process is the one that does, and takes away what it has replaced.
+    pub(crate) async fn build(&self, generation: i32, stop: &CancellationToken) -> Result<(), Failure> {
+        let revision = "SELECT revision FROM projection_generations WHERE projector = $1 AND generation = $2";
+        let revision = sqlx::query_scalar::<_, i32>(revision).bind(self.projector.name()).bind(generation);
+        // What another binary makes is another's to build.
+        if revision.fetch_optional(&self.pool).await? != Some(self.projector.revision()) {
+            return Ok(());
+        }
+        let Some(mut leadership) = self.store.lead(&format!("rebuild:{}", self.projector.name())).await? else {
+            return Ok(());
+        };
+        let stop = stop.child_token();
+        let (projector, store, pool) = (self.projector.clone(), self.store.clone(), self.pool.clone());
+        let builder = Builder { projector, store, pool, generation, stop: stop.clone() };
+        let built = {
+            let mut building = std::pin::pin!(builder.build());
+            loop {
+                tokio::select! {
+                    built = &mut building => break built,
+                    () = tokio::time::sleep(LEASE) => if leadership.confirm().await.is_err() {
+                        stop.cancel();
+                    },
+                }
+            }
+        };
+        if matches!(built, Ok(true)) {
+            // Who has just begun to read the old rows may end.
+            stop.run_until_cancelled(tokio::time::sleep(generations::GRACE)).await;
+        }
+        let mut conn = self.pool.acquire().await?;
+        if let Err(error) = generations::drop_retired(&*self.projector, &mut conn).await {
+            tracing::info!(projector = self.projector.name(), %error, "old rows are still being read");
+        }
+        leadership.resign().await;
+        built.map(|_| ())
+    }
+}
