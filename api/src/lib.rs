@@ -28,6 +28,7 @@ pub mod openapi;
 pub mod operation;
 pub mod operations;
 pub mod pages;
+pub mod patient;
 pub mod privacy;
 pub mod problem;
 pub mod resource;

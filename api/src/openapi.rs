@@ -13,7 +13,8 @@ use serde_json::{Map, Value, json};
 
 use crate::aliases::ALIASES;
 use crate::extract::headers::{
-    IDEMPOTENCY_KEY, LONGEST_WAIT, MIN_SEQUENCE, PARKED, READ_AGE, READ_SEQUENCE, REPLAYED, SEQUENCE, TOKEN,
+    IDEMPOTENCY_KEY, LAST_EVENT_ID, LONGEST_WAIT, MIN_SEQUENCE, PARKED, READ_AGE, READ_SEQUENCE, REPLAYED, SEQUENCE,
+    TOKEN,
 };
 use crate::extract::ids::id_schema;
 use crate::extract::query::MAX_LIMIT;
@@ -202,6 +203,13 @@ fn parameters(operation: &Operation, schemas: &mut Schemas) -> Vec<Value> {
             "schema": { "type": "string", "pattern": "^wait=[0-9]{1,9}$" }, "example": "wait=10",
         }));
     }
+    if operation.streams {
+        all.push(json!({
+            "name": name(LAST_EVENT_ID), "in": "header",
+            "description": "The `id` that came last: the stream goes on right after it. It comes before `after`.",
+            "schema": { "type": "string", "pattern": TOKEN }, "example": "0",
+        }));
+    }
     if operation.paged {
         all.push(json!({
             "name": "limit", "in": "query", "description": "How many entries a page may have.",
@@ -247,7 +255,7 @@ fn prefix(operation: &Operation) -> &'static str {
 fn responses(operation: &Operation, schemas: &mut Schemas) -> Map<String, Value> {
     let mut all = Map::new();
     let schema: Schema = (operation.answer)(&mut schemas.answered);
-    let content = json!({ "application/json": { "schema": schema } });
+    let content = json!({ operation.media(): { "schema": schema } });
     let success = json!({
         "description": operation.summary,
         "headers": answered(operation),

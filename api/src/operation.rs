@@ -3,6 +3,7 @@
 
 use std::future::Future;
 
+use axum::body::Body;
 use axum::http::{HeaderName, HeaderValue, Method, header};
 use domain::names::Scope;
 use eventstore::Loaded;
@@ -116,6 +117,8 @@ pub struct Operation {
     pub tagged: bool,
     /// Whether it begins what takes long, and so takes `Prefer: wait=N`.
     pub waits: bool,
+    /// Whether it answers with Server-Sent Events, and so takes `Last-Event-ID`.
+    pub streams: bool,
     /// What carries it out.
     pub handler: Handler,
 }
@@ -148,6 +151,7 @@ impl Operation {
             answer: |_| Schema::from(true),
             tagged: false,
             waits: false,
+            streams: false,
             handler: Box::new(|_| Box::pin(async { Err(Problem::not_found()) })),
         }
     }
@@ -253,6 +257,12 @@ impl Operation {
         self.status(202)
     }
 
+    /// Answers with Server-Sent Events for as long as the caller listens, and takes `Last-Event-ID`.
+    pub fn streams(mut self) -> Self {
+        self.streams = true;
+        self.refuses(&[codes::RATE_LIMITED])
+    }
+
     /// Its body must be there.
     pub fn body_required(mut self) -> Self {
         if let Some(body) = &mut self.body {
@@ -285,6 +295,11 @@ impl Operation {
     /// The context that it belongs to.
     pub fn context(&self) -> &'static str {
         self.name.split('.').next().unwrap_or(self.name)
+    }
+
+    /// The type of what it answers.
+    pub fn media(&self) -> &'static str {
+        if self.streams { "text/event-stream" } else { "application/json" }
     }
 
     /// Every problem that it may answer with.
@@ -342,6 +357,8 @@ pub struct Answer {
     pub(crate) tokens: Tokens,
     /// What is answered in its place once that has come; it is waited for outside the room of the requests at work.
     pub(crate) later: Option<BoxFuture<'static, Result<Answer, Problem>>>,
+    /// What is answered in place of the body, for as long as the caller listens.
+    pub(crate) stream: Option<Body>,
 }
 
 /// Sequences and versions that an answer tells.
@@ -367,7 +384,12 @@ impl std::fmt::Debug for Answer {
 impl Answer {
     /// With the operation's status.
     pub fn new(body: Value) -> Self {
-        Self { status: None, body, headers: Vec::new(), tokens: Tokens::default(), later: None }
+        Self { status: None, body, headers: Vec::new(), tokens: Tokens::default(), later: None, stream: None }
+    }
+
+    /// With what an operation that [`streams`](Operation::streams) makes bit by bit.
+    pub fn streaming(stream: Body) -> Self {
+        Self { stream: Some(stream), ..Self::new(Value::Null) }
     }
 
     pub(crate) fn with(mut self, name: &'static str, value: impl Into<HeaderValue>) -> Self {

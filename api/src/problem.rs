@@ -95,6 +95,8 @@ codes! {
         "Only public hosts are called, over https, unless the operator allows others. The detail says what is wrong with this URL.";
     IDEMPOTENCY_KEY_REUSED = 422 "idempotency-key-reused", "The Idempotency-Key stands for another request",
         "The key was used before with another body or for another resource. Take a new key for a new request.";
+    RATE_LIMITED = 429 "rate-limited", "More is asked for at a time than one tenant may",
+        "The tenant has as much under way in this process as one may have. End some of it, or repeat the request after the time in `Retry-After`.";
     INTERNAL = 500 "internal-error", "Something is wrong on our side",
         "The request could not be carried out for a reason that is ours. Quote `request_id` when you ask about it.";
     UNAVAILABLE = 503 "unavailable", "The service can't answer at the moment",

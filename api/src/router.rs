@@ -237,11 +237,11 @@ async fn read_body(
 }
 
 fn respond(operation: &Operation, answer: Answer) -> Response<Body> {
-    let mut response = Response::new(Body::from(answer.body.to_string()));
+    let mut response = Response::new(answer.stream.unwrap_or_else(|| Body::from(answer.body.to_string())));
     let status = answer.status.unwrap_or(operation.status);
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(operation.media()));
     for (name, value) in answer.headers {
         headers.insert(name, value);
     }

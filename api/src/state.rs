@@ -10,6 +10,7 @@ use projections::{Operator, ReadModels};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
+use crate::audit::Streams;
 use crate::extract::auth::ApiKeys;
 use crate::health::Health;
 
@@ -42,6 +43,8 @@ pub struct State {
     pub room: Arc<Semaphore>,
     /// What bounds those that wait for the end of what takes long.
     pub waiting: Semaphore,
+    /// The streams of events that are open.
+    pub streams: Arc<Streams>,
     /// The figures for `/metrics`.
     pub metrics: PrometheusHandle,
 }
@@ -57,17 +60,17 @@ impl State {
     /// Over both sides.
     pub fn new(
         executor: Executor,
-        models: ReadModels,
-        operator: Operator,
+        (models, operator): (ReadModels, Operator),
         egress: Egress,
         settings: Settings,
         health: Health,
         metrics: PrometheusHandle,
+        streams: Streams,
     ) -> Self {
         let keys = ApiKeys::new(executor.store().clone());
         let (room, waiting) = (Arc::new(Semaphore::new(REQUESTS_AT_A_TIME)), Semaphore::new(WAITING_AT_A_TIME));
-        let requests = TaskTracker::new();
-        Self { executor, models, operator, egress, keys, settings, health, requests, room, waiting, metrics }
+        let (requests, streams) = (TaskTracker::new(), Arc::new(streams));
+        Self { executor, models, operator, egress, keys, settings, health, requests, room, waiting, streams, metrics }
     }
 }
 

@@ -1,11 +1,12 @@
 //! What this process knows of the log's end, and the watch that the log has not gone back behind it.
 //!
-//! Architecture Invariant: a connection that writes is looked at before its first use. A restore and a fail-over break
-//! every connection, so nothing is appended to a log that went back before its new incarnation is open.
+//! Architecture Invariant: a connection is looked at before its first use, whether it writes or reads. A restore and a
+//! fail-over break every connection, so nothing is appended to a log that went back, and nothing of it is answered, before
+//! its new incarnation is open.
 
 use std::sync::Arc;
 
-use sqlx::postgres::{PgConnection, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
 use sqlx::{Connection, Executor, Postgres, Row};
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -88,6 +89,25 @@ impl Guard {
         options.after_connect(move |conn, _| {
             let guard = guard.clone();
             Box::pin(async move { guard.verify(conn).await })
+        })
+    }
+
+    /// What a pool of readers does with each connection that it makes: what it sees is compared with what is known, and
+    /// where that differs a writer looks.
+    pub(crate) fn watch_readers(&self, options: PgPoolOptions, writer: PgConnectOptions) -> PgPoolOptions {
+        let guard = self.clone();
+        options.after_connect(move |conn, _| {
+            let (guard, writer) = (guard.clone(), writer.clone());
+            Box::pin(async move {
+                let before = guard.known().clone();
+                let head: (i64, i64) = sqlx::query_as("SELECT position, epoch FROM log_head").fetch_one(conn).await?;
+                if before.agrees(head.0, head.1) {
+                    return Ok(());
+                }
+                let mut conn = PgConnection::connect_with(&writer).await?;
+                guard.verify(&mut conn).await?;
+                conn.close().await
+            })
         })
     }
 

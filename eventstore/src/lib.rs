@@ -9,6 +9,7 @@ pub mod bytes;
 pub mod cqrs;
 pub mod event;
 pub mod fold;
+mod follow;
 mod guard;
 mod history;
 mod identity;
@@ -37,6 +38,7 @@ pub use append::{
 };
 pub use event::{Metadata, NewEvent, RecordedEvent};
 pub use fold::Loaded;
+pub use follow::{Follower, Heard};
 pub use identity::{ApiKeyRecord, SubjectRow};
 pub use incarnation::{Evidence, HighWater, HighWaterMark, Incarnation, Incarnations, MarkError, same_incarnation};
 pub use leases::Leadership;

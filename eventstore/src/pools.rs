@@ -92,6 +92,19 @@ impl WriteDsn {
         Ok(bounded(size).connect_lazy_with(self.options(role)?.options(settings.iter().copied())))
     }
 
+    /// The same of a role that reads the log; each connection is looked at before it is used.
+    pub(crate) fn readers(
+        &self,
+        guard: &Guard,
+        role: Role,
+        size: u32,
+        settings: &[(&str, &str)],
+    ) -> Result<PgPool, sqlx::Error> {
+        let options = self.options(role)?.options(settings.iter().copied());
+        let writer = self.options(Role::Writer)?.options([HANGS_SHORTLY]);
+        Ok(guard.watch_readers(bounded(size), writer).connect_lazy_with(options))
+    }
+
     /// The same of `annals_writer`; each connection is looked at before it is used.
     pub(crate) fn writers(&self, guard: &Guard, size: u32, settings: &[(&str, &str)]) -> Result<PgPool, sqlx::Error> {
         let options = self.options(Role::Writer)?.options([HANGS_SHORTLY]).options(settings.iter().copied());

@@ -142,6 +142,45 @@ impl EventStore {
         Ok(rows.iter().map(event).collect::<Result<_, _>>()?)
     }
 
+    /// The same of the sequences in `(after, until]`, and no more bytes than that, save those of the last event. With them
+    /// comes the sequence up to which they are all there is.
+    pub async fn read_tenant_within(
+        &self,
+        tenant: Uuid,
+        after: i64,
+        until: i64,
+        filter: &EventFilter,
+        (limit, bytes): (i64, i64),
+    ) -> Result<(Vec<RecordedEvent>, i64), StoreError> {
+        // The length of a stored text is known without reading it.
+        let sql = format!(
+            "SELECT * FROM (
+                 SELECT found.*, count(*) OVER (), sum(octet_length(payload) + octet_length(metadata))
+                     OVER (ORDER BY sequence ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before
+                 FROM ({EVENT} WHERE tenant_id = $1 AND sequence > $2 AND sequence <= $3
+                     AND ($4::text IS NULL OR event_type = $4) AND ($5::uuid IS NULL OR stream_id = $5)
+                     ORDER BY sequence LIMIT $6) found) bounded
+             WHERE before IS NULL OR before < $7 ORDER BY sequence"
+        );
+        let mut tx = self.inner.tenants.begin(tenant).await?;
+        let rows = sqlx::query(AssertSqlSafe(sql))
+            .bind(tenant)
+            .bind(after)
+            .bind(until)
+            .bind(filter.event_type.as_deref())
+            .bind(filter.stream)
+            .bind(limit)
+            .bind(bytes)
+            .fetch_all(&mut *tx)
+            .await?;
+        tx.commit().await?;
+        let found = rows.last().map(|row| row.try_get::<i64, _>(15)).transpose()?.unwrap_or_default();
+        let events = rows.iter().map(event).collect::<Result<Vec<_>, _>>()?;
+        let whole = found < limit && events.len() as i64 == found;
+        let stands = if whole { None } else { events.last().map(|last| last.sequence) };
+        Ok((events, stands.unwrap_or(until)))
+    }
+
     /// The last sequence of a tenant; 0 where it has none.
     pub async fn tenant_head(&self, tenant: Uuid) -> Result<i64, StoreError> {
         let mut tx = self.inner.tenants.begin(tenant).await?;

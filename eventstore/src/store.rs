@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use crate::append::{Append, AppendError, Committed};
 use crate::bounded::Bounded;
+use crate::follow::Followers;
 use crate::guard::{self, Guard, StartError};
 use crate::incarnation::{Evidence, HighWaterMark, Incarnations, MarkError};
 use crate::membership::Membership;
@@ -83,6 +84,7 @@ pub(crate) struct Inner {
     pub(crate) tenants: TenantDb,
     pub(crate) tail: Tail,
     pub(crate) forks: Forks,
+    pub(crate) followers: Followers,
     guard: Guard,
     pub(crate) membership: Membership,
     _housekeeping: DropGuard,
@@ -120,10 +122,10 @@ impl EventStore {
         let claiming = Bounded::new(dsn.writers(&guard, 6, &claiming)?, PATIENCE.0);
         // Readers write the relay's cursor alone, and a lost one means that events are published twice.
         let reading = [("statement_timeout", "120s"), ("synchronous_commit", "off")];
-        let reading = Bounded::new(dsn.pool(Role::Reader, config.readers, &reading)?, PATIENCE.1);
+        let reading = Bounded::new(dsn.readers(&guard, Role::Reader, config.readers, &reading)?, PATIENCE.1);
         // A plan is kept while tables grow under it: one that was made for a small table must not read a large one whole.
         let by_index = [("statement_timeout", "30s"), ("enable_seqscan", "off")];
-        let tenants = TenantDb::new(dsn.pool(Role::Api, config.readers, &by_index)?);
+        let tenants = TenantDb::new(dsn.readers(&guard, Role::Api, config.readers, &by_index)?);
         if let Err(error) = turn_idempotency_days(&writing).await {
             tracing::warn!(%error, "the idempotency tables of the next days could not be made yet");
         }
@@ -132,6 +134,9 @@ impl EventStore {
         let stop = CancellationToken::new();
         tokio::spawn(keep_house(writing.clone(), stop.clone()));
         tokio::spawn(keep_mark(guard.clone(), stop.clone()));
+        let followers = Followers::default();
+        let telling = followers.clone().run(tail.clone(), reading.clone());
+        tokio::spawn(stop.clone().run_until_cancelled_owned(telling));
         let _housekeeping = stop.drop_guard();
         let writer = Writer::start(appending.clone(), tail.clone());
         Ok(Self {
@@ -144,6 +149,7 @@ impl EventStore {
                 tenants,
                 tail,
                 forks: Forks::default(),
+                followers,
                 guard,
                 membership,
                 _housekeeping,

@@ -10,7 +10,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::bounded::Bounded;
 use crate::guard::{Guard, Known};
-use crate::incarnation::{Evidence, Incarnations};
+use crate::incarnation::{Evidence, Incarnation, Incarnations};
 
 /// After how long without an append the head is looked at less often.
 const QUIET: Duration = Duration::from_secs(2);
@@ -88,6 +88,18 @@ impl Tail {
     /// may be untrue, and cursors may lie beyond it.
     pub async fn incarnation_past(&self, id: i64) -> i64 {
         self.once(|known| Some(known.incarnations.newest().id).filter(|newest| *newest > id)).await
+    }
+
+    /// The life that is being written, and the last position that is known to be committed in it.
+    pub(crate) fn newest(&self) -> (Incarnation, i64) {
+        let known = self.eye.guard.known();
+        (known.incarnations.newest(), known.position)
+    }
+
+    /// Waits until the log has gone past `position` or lives in another incarnation, and gives its end.
+    pub(crate) async fn moved(&self, incarnation: i64, position: i64) -> i64 {
+        let moved = |known: &Known| known.position > position || known.incarnations.newest().id != incarnation;
+        self.once(|known| moved(known).then_some(known.position)).await
     }
 
     async fn once(&self, wanted: impl Fn(&Known) -> Option<i64>) -> i64 {

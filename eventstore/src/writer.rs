@@ -222,8 +222,10 @@ impl Worker {
                 Err(error) => {
                     tracing::warn!(%error, appends = part.len(), "appends could not be committed yet");
                     self.link.lose();
-                    if lacks_a_day(&error) {
-                        self.make_days().await;
+                    if lacks_a_day(&error) && !self.make_days().await {
+                        // Nothing of it was stored, and it may last: those without keys must not wait for it.
+                        let keyed = part.iter().filter(|job| job.append.idempotency.is_some());
+                        keyed.for_each(|job| job.settle(Err(AppendError::Unavailable)));
                     }
                     part.iter()
                         .filter(|job| job.is_out_of_patience())
@@ -240,12 +242,14 @@ impl Worker {
     }
 
     /// A log that was restored from an old backup has no tables for the keys of today.
-    async fn make_days(&mut self) {
+    async fn make_days(&mut self) -> bool {
         let made = async { turn_idempotency_days(&mut *self.link.get().await?).await };
-        if let Err(error) = in_time(made).await {
+        let made = in_time(made).await;
+        if let Err(error) = &made {
             tracing::warn!(%error, "the idempotency tables of today could not be made yet");
             self.link.lose();
         }
+        made.is_ok()
     }
 
     fn answer(&mut self, jobs: &[&Job], epoch: i64, committed: Vec<Committed>) {

@@ -108,6 +108,11 @@ impl Call {
         Ok(Answer { status, headers, text, body, what: self.1 })
     }
 
+    /// The answer as it begins; what follows is still to come.
+    pub(crate) async fn begin(self) -> reqwest::Result<reqwest::Response> {
+        self.0.send().await
+    }
+
     /// The answer, if it comes whole and in time.
     pub(crate) async fn within(self, patience: Duration) -> Option<Answer> {
         tokio::time::timeout(patience, self.answer()).await.ok()?.ok()

@@ -28,6 +28,7 @@ tests![
     kafka_alone_shows_that_the_log_went_back,
     another_server_begins_a_life_and_nothing_is_lost,
     an_erasure_that_the_log_has_lost_stays_done,
+    what_was_lost_is_neither_confirmed_nor_shown,
 ];
 
 async fn restored_under_a_running_house(_: &House) {
@@ -430,5 +431,48 @@ async fn an_erasure_that_the_log_has_lost_stays_done(_: &House) {
     let seen = tenant.get(&path).expect(200).await;
     assert_eq!((seen.body["status"].as_str(), &seen.body["name"]), (Some("erased"), &Value::Null));
     assert_eq!(all.end().await, 0);
+    lodging.leave().await;
+}
+
+/// Commands that change nothing append nothing, and reads neither: all the same nothing is answered from what was
+/// remembered of a log that went back, by the first request after the restore.
+async fn what_was_lost_is_neither_confirmed_nor_shown(_: &House) {
+    let lodging = Lodging::new().await;
+    let all = Running::start(&lodging, "all", &[("ANNALS_KAFKA_BROKERS", "")]);
+    let tenant = lodging.tenant().await;
+    ready(&tenant).await;
+    let mut paths = Vec::new();
+    for number in 0..8 {
+        paths.push(format!("/customers/{}", create(&tenant, &format!("c{number}")).await.id()));
+    }
+    let fork = end(&lodging.dsn).await + 1;
+    let backup = Backup::take(&lodging).await;
+    let (lost, refused) = (json!({ "country": "FR" }), json!({ "country": "DE" }));
+    for path in &paths {
+        let answer = answered(|| tenant.patch(path, &lost)).await;
+        assert_eq!(answer.header("etag"), "\"2\"");
+    }
+    backup.restore().await;
+    let asked = paths.iter().enumerate().map(|(number, path)| {
+        let (tenant, lost, refused) = (&tenant, &lost, &refused);
+        async move {
+            match number % 3 {
+                0 => until_taken(|| tenant.patch(path, lost)).await,
+                1 => until_taken(|| tenant.get(path)).await,
+                _ => until_taken(|| tenant.patch(path, refused).header("if-match", "\"1\"")).await,
+            }
+        }
+    });
+    for (number, answer) in futures::future::join_all(asked).await.iter().enumerate() {
+        let told = (answer.status, answer.headers.get("etag").map(|tag| tag.to_str().unwrap()));
+        match number % 3 {
+            0 => assert_eq!(told, (200, Some("\"2@2\"")), "{}", answer.text),
+            1 => assert_eq!((told, &answer.body["country"]), ((200, Some("\"1\"")), &Value::Null), "{}", answer.text),
+            _ => assert_eq!(told, (200, Some("\"2@2\"")), "{}", answer.text),
+        }
+    }
+    assert_eq!(lives(&lodging).await, [(1, 1), (2, fork)]);
+    assert_eq!(all.end().await, 0);
+    equal_the_fold(&lodging, &lodging.dsn).await;
     lodging.leave().await;
 }

@@ -21,6 +21,8 @@ mod hosts;
 mod house;
 mod idempotency;
 mod incarnations;
+mod listener;
+mod live;
 mod lodging;
 mod log;
 mod notes;
@@ -81,6 +83,7 @@ fn main() -> ExitCode {
         privacy::tests(),
         analytics::tests(),
         audit::tests(),
+        live::tests(),
         torture::tests(),
         schemas::tests(),
         verify::tests(),

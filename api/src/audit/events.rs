@@ -114,7 +114,7 @@ pub(super) fn operations() -> Vec<Operation> {
 /// Which events are wanted.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct EventsQuery {
+pub(super) struct EventsQuery {
     /// Only those after this sequence: bare, or as `Annals-Read-Sequence` gave it, which also tells where the log was
     /// restored since.
     #[serde(default)]
@@ -139,30 +139,54 @@ fn type_schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "string", "enum": names })
 }
 
-async fn list(call: Call) -> Result<Answer, Problem> {
-    let EventsQuery { after, event_type, stream } = call.query.clone().typed()?;
-    let after = after.map(|text| {
-        text.parse::<Token>().map_err(|_| Problem::field("?after", "must be a sequence, from 0 up, such as 12 or 12@3"))
-    });
-    let after = after.transpose()?;
-    let known = |name: &String| domain::catalogue().iter().any(|kind| kind.name == *name);
-    if event_type.as_ref().is_some_and(|name| !known(name)) {
-        return Err(Problem::field("?type", "is no type of event; `GET /event-types` lists them"));
+/// What a query asks for.
+pub(super) struct Wanted {
+    /// Only what comes after this.
+    pub(super) after: Option<Token>,
+    /// What the log is asked for.
+    pub(super) filter: EventFilter,
+    /// The type of the stream, where one is named: ids of different types may have the same number.
+    kind: Option<&'static str>,
+}
+
+impl Wanted {
+    /// Reads the parameters.
+    pub(super) fn of(call: &Call) -> Result<Self, Problem> {
+        let EventsQuery { after, event_type, stream } = call.query.clone().typed()?;
+        let after = after.map(|text| Self::token("?after", &text)).transpose()?;
+        let known = |name: &String| domain::catalogue().iter().any(|kind| kind.name == *name);
+        if event_type.as_ref().is_some_and(|name| !known(name)) {
+            return Err(Problem::field("?type", "is no type of event; `GET /event-types` lists them"));
+        }
+        let kind = stream.as_ref().map(|id| match names::stream_type_of_prefix(id.prefix()) {
+            Some(kind) => Ok(kind.name),
+            None => Err(Problem::field("?stream", "must be the id of a resource, such as ord_…")),
+        });
+        let filter = EventFilter { event_type, stream: stream.map(|id| id.uuid()) };
+        Ok(Self { after, filter, kind: kind.transpose()? })
     }
+
+    /// A sequence as clients hold it.
+    pub(super) fn token(field: &str, text: &str) -> Result<Token, Problem> {
+        text.parse().map_err(|_| Problem::field(field, "must be a sequence, from 0 up, such as 12 or 12@3"))
+    }
+
+    /// Whether an event that the log has found is wanted.
+    pub(super) fn takes(&self, event: &RecordedEvent) -> bool {
+        self.kind.is_none_or(|kind| event.stream_type == kind)
+    }
+}
+
+async fn list(call: Call) -> Result<Answer, Problem> {
+    let wanted = Wanted::of(&call)?;
     let place = token_place(call.cursor().await?)?;
     let head = call.head().await?;
     // A bare number may come from an event, where sequences are plain; a cursor and a longer one say what they belong to.
-    if let Some(token) = place.or(after.filter(|after| after.incarnation > 1)) {
+    if let Some(token) = place.or(wanted.after.filter(|after| after.incarnation > 1)) {
         call.stands(token).await?;
     }
-    let kind = stream.as_ref().map(|id| match names::stream_type_of_prefix(id.prefix()) {
-        Some(kind) => Ok(kind.name),
-        None => Err(Problem::field("?stream", "must be the id of a resource, such as ord_…")),
-    });
-    let kind = kind.transpose()?;
-    let filter = EventFilter { event_type, stream: stream.map(|id| id.uuid()) };
-    let begin = place.or(after).map_or(0, |token| token.number);
-    let (events, stands) = search(&call, begin, head, &filter, kind).await?;
+    let begin = place.or(wanted.after).map_or(0, |token| token.number);
+    let (events, stands) = search(&call, begin, head, &wanted).await?;
     let more = stands < head;
     let next = if more { Some(next_cursor(&call, stands).await?) } else { None };
     let data: Vec<Value> = events.iter().map(shown_event).collect();
@@ -186,28 +210,21 @@ fn token_place(place: Option<Vec<u8>>) -> Result<Option<Token>, Problem> {
     place.map(|bytes| read(bytes).ok_or_else(|| Problem::of(codes::INVALID_CURSOR))).transpose()
 }
 
-/// At most a page of events after `begin`, of streams of that type if one is named, and the sequence up to which was
-/// searched.
-async fn search(
-    call: &Call,
-    begin: i64,
-    head: i64,
-    filter: &EventFilter,
-    kind: Option<&str>,
-) -> Result<(Vec<RecordedEvent>, i64), Problem> {
+/// At most a page of events after `begin`, and the sequence up to which was searched.
+async fn search(call: &Call, begin: i64, head: i64, wanted: &Wanted) -> Result<(Vec<RecordedEvent>, i64), Problem> {
     let store = call.state.executor.store();
     let mut events = Vec::new();
     let mut stands = begin;
     while stands < head && stands - begin < MOST {
-        let wanted = call.page.limit - events.len();
+        let room = call.page.limit - events.len();
         let span = SPAN.min(head - stands);
-        let found = store.read_tenant(call.tenant().uuid(), stands, span, filter, wanted as i64).await?;
-        let full = found.len() == wanted;
+        let found = store.read_tenant(call.tenant().uuid(), stands, span, &wanted.filter, room as i64).await?;
+        let full = found.len() == room;
         stands = match found.last() {
             Some(last) if full => last.sequence,
             _ => stands + span,
         };
-        events.extend(found.into_iter().filter(|event| kind.is_none_or(|kind| event.stream_type == kind)));
+        events.extend(found.into_iter().filter(|event| wanted.takes(event)));
         if events.len() == call.page.limit {
             break;
         }

@@ -1,13 +1,16 @@
 //! What happened: the events themselves, their types, and the trail of who did what.
 
 mod events;
+mod live;
+mod streams;
 mod trail;
 
 pub use events::{ShownEvent, shown_data, shown_event};
+pub use streams::Streams;
 
 use crate::operation::Operation;
 
 /// The operations of the context.
 pub fn operations() -> Vec<Operation> {
-    [trail::operations(), events::operations()].into_iter().flatten().collect()
+    [trail::operations(), events::operations(), vec![live::operation()]].into_iter().flatten().collect()
 }

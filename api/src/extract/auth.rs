@@ -42,6 +42,11 @@ impl Principal {
         self.may(PERSONAL_READ)
     }
 
+    /// When its key stops working.
+    pub fn expires_at(&self) -> Option<DateTime<Utc>> {
+        self.key.expires_at
+    }
+
     /// Refuses unless it may do that.
     pub fn needs(&self, scope: Scope) -> Result<(), Problem> {
         if self.may(scope) {
@@ -96,6 +101,15 @@ impl ApiKeys {
         }
         let (tenant, actor) = (TenantId::from(record.tenant), ApiKeyId::from(parsed.id).into());
         Ok(Principal { tenant, actor, for_tests, key: record })
+    }
+
+    /// Refuses a principal whose key was withdrawn, whatever is remembered of it.
+    pub async fn confirm(&self, principal: &Principal) -> Result<(), Problem> {
+        let record = self.store.api_key(principal.actor.uuid()).await?;
+        if record.is_some_and(|record| !record.revoked) {
+            return Ok(());
+        }
+        Err(challenge(Problem::of(codes::INVALID_API_KEY)))
     }
 }
 

@@ -9,6 +9,8 @@ use crate::problem::{Problem, codes};
 pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// Waits until a read has seen that sequence.
 pub const MIN_SEQUENCE: &str = "annals-min-sequence";
+/// Goes on with a stream of events where it broke off.
+pub const LAST_EVENT_ID: &str = "last-event-id";
 /// How a sequence looks as callers hold it: bare in the first incarnation of the log, else with the incarnation.
 pub const TOKEN: &str = "^[0-9]{1,18}(@[0-9]{1,9})?$";
 /// The tenant's sequence of a write.
@@ -39,6 +41,8 @@ pub struct Headers {
     pub min_sequence: Option<Token>,
     /// `Prefer: wait=N`: how many seconds the caller would wait for the end of what takes long.
     pub wait: Option<u64>,
+    /// `Last-Event-ID`, as it was sent: it is for streams alone to understand.
+    pub last_event_id: Option<String>,
 }
 
 impl Headers {
@@ -59,8 +63,15 @@ impl Headers {
             if_match: one("if-match")?.map(etag).transpose()?.flatten(),
             min_sequence: minimum.transpose()?,
             wait: wait(headers)?,
+            last_event_id: last_event_id(headers),
         })
     }
+}
+
+/// What a client says that it has seen; two of them are none that anybody could understand.
+fn last_event_id(headers: &HeaderMap) -> Option<String> {
+    let all = headers.get_all(LAST_EVENT_ID).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
+    all.map(Into::<String>::into).reduce(|one, other| format!("{one}, {other}"))
 }
 
 /// The `wait` among the preferences (RFC 7240), bounded; of other preferences there is nothing to know.

@@ -38,6 +38,8 @@ type Body = for<'a> fn(&'a Run) -> Pin<Box<dyn Future<Output = ()> + 'a>>;
 
 /// One way of breaking the house.
 struct Scenario {
+    /// The module that it stands in.
+    kind: &'static str,
     name: &'static str,
     body: Body,
     /// Whether it mounts a disk.
@@ -46,6 +48,7 @@ struct Scenario {
 
 /// What is timed: on a machine that runs other tests beside it, it could only fail by chance.
 const TIMED: Scenario = Scenario {
+    kind: "fairness",
     name: "an_import_slows_others_little",
     body: |run| Box::pin(fairness::an_import_slows_others_little(run)),
     needs_root: false,
@@ -55,6 +58,7 @@ const TIMED: Scenario = Scenario {
 macro_rules! scenarios {
     ($($module:ident::$name:ident $(($root:ident))?),* $(,)?) => {
         const SCENARIOS: &[Scenario] = &[$(Scenario {
+            kind: stringify!($module),
             name: stringify!($name),
             body: |run| Box::pin($module::$name(run)),
             needs_root: !<[&str]>::is_empty(&[$(stringify!($root))?]),
@@ -166,7 +170,7 @@ pub(crate) fn long() -> Option<ExitCode> {
     let first = number("TORTURE_SEED").unwrap_or_else(any_seed);
     let only = std::env::var("TORTURE_ONLY").unwrap_or_default();
     let all = SCENARIOS.iter().chain([&TIMED]);
-    let chosen: Vec<_> = all.filter(|scenario| scenario.name.contains(&only)).collect();
+    let chosen: Vec<_> = all.filter(|scenario| scenario.kind == only || scenario.name.contains(&only)).collect();
     assert!(!chosen.is_empty(), "no scenario is called {only}");
     crate::lodging::build();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
