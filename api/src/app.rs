@@ -102,21 +102,30 @@ pub enum StartError {
     Interrupted(#[from] tokio::task::JoinError),
 }
 
-/// The log and the write side of a process.
-pub async fn open_executor(config: &Config) -> Result<Executor, StartError> {
+/// The log of a process.
+pub async fn open_store(config: &Config) -> Result<EventStore, StartError> {
     let roles = config.roles.to_string();
     let roles = if roles.is_empty() { "command line".to_owned() } else { roles };
     let mark = HighWaterFile::open(&config.keys_dir, &config.keys_copy_dir).map_err(commands::VaultError::from)?;
     let high_water: Option<Arc<dyn HighWaterMark>> = Some(Arc::new(mark));
     let store = StoreConfig { dsn: config.log.clone(), roles, poll: POLL, readers: READERS, high_water };
-    let store = EventStore::connect(store).await?;
+    Ok(EventStore::connect(store).await?)
+}
+
+/// The keys of a process that has that log.
+pub async fn open_vault(config: &Config, store: EventStore) -> Result<Vault, StartError> {
     let vault = VaultConfig {
         root_key: config.root_key.read()?,
         dir: config.keys_dir.clone(),
         copy_dir: config.keys_copy_dir.clone(),
     };
-    let (opened, of) = (store.clone(), vault);
-    let vault = tokio::task::spawn_blocking(move || Vault::open(of, opened)).await??;
+    Ok(tokio::task::spawn_blocking(move || Vault::open(vault, store)).await??)
+}
+
+/// The log and the write side of a process.
+pub async fn open_executor(config: &Config) -> Result<Executor, StartError> {
+    let store = open_store(config).await?;
+    let vault = open_vault(config, store.clone()).await?;
     Ok(Executor::new(store, vault))
 }
 

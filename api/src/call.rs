@@ -12,6 +12,7 @@ use projections::{ReadError, ReadPoint};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use crate::as_of::{self, AsOfError};
 use crate::cursor;
 use crate::extract::auth::Principal;
 use crate::extract::headers::{Headers, READ_SEQUENCE, SEQUENCE};
@@ -254,28 +255,14 @@ impl Call {
 
     /// The sequence that an `as_of` means: one of the tenant's, or the highest that was recorded by a time.
     pub async fn sequence_of(&self, as_of: &str) -> Result<i64, Problem> {
-        let store = self.state.executor.store();
-        if let Ok(token) = as_of.parse::<Token>() {
-            // A bare number may come from a body, where sequences are plain.
-            if token.incarnation > 1 {
-                self.stands(token).await?;
+        let sequence = as_of::sequence_of(self.state.executor.store(), self.tenant(), as_of).await;
+        sequence.map_err(|error| match error {
+            AsOfError::Lost { survived } => Problem::log_restored(survived),
+            AsOfError::Store(error) => error.into(),
+            wrong @ (AsOfError::Malformed | AsOfError::Beyond { .. } | AsOfError::Future) => {
+                Problem::field("?as_of", wrong.to_string())
             }
-            let sequence = token.number;
-            let head = store.tenant_head(self.tenant().uuid()).await?;
-            return if (0..=head).contains(&sequence) {
-                Ok(sequence)
-            } else {
-                Err(Problem::field("?as_of", format!("must be between 0 and {head}, the last sequence of this tenant")))
-            };
-        }
-        let moment: crate::extract::ids::Moment = as_of.parse().map_err(|_| {
-            Problem::field("?as_of", "must be a sequence, or a time of RFC 3339 such as 2026-11-20T10:00:00Z")
-        })?;
-        // What is asked is when the log took something, which it tells by its own clock, also for a test tenant.
-        if moment.0 > commands::clock::now() {
-            return Err(Problem::field("?as_of", "must not lie in the future of the log's own clock"));
-        }
-        Ok(store.sequence_at(self.tenant().uuid(), moment.0).await?)
+        })
     }
 }
 

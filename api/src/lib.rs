@@ -12,6 +12,7 @@ pub mod agents;
 pub mod aliases;
 pub mod analytics;
 pub mod app;
+pub mod as_of;
 pub mod asyncapi;
 pub mod audit;
 pub mod billing;

@@ -125,7 +125,7 @@ pub fn listed<A: Resource>(generator: &mut SchemaGenerator) -> Schema {
 
 /// A page of events.
 pub fn events(generator: &mut SchemaGenerator) -> Schema {
-    list(generator.subschema_for::<crate::audit::ShownEvent>())
+    list(generator.subschema_for::<crate::audit::ShownEvent<'static, serde_json::Value>>())
 }
 
 /// What a batch takes.

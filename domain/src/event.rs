@@ -69,11 +69,14 @@ impl EventType {
     /// Reads a payload of an earlier version as one of the newest; called by what the derive writes.
     pub fn upcast<P: DeserializeOwned>(&self, version: i32, payload: &str) -> Result<P, DecodeError> {
         let malformed = |source| DecodeError::Malformed { name: self.name, source };
-        let mut payload: Payload = serde_json::from_str(payload).map_err(malformed)?;
-        for upcaster in self.upcasters.iter().filter(|upcaster| upcaster.from >= version) {
-            payload = (upcaster.apply)(payload);
-        }
+        let payload = self.upcast_json(version, serde_json::from_str(payload).map_err(malformed)?);
         serde_json::from_value(Value::Object(payload)).map_err(malformed)
+    }
+
+    /// A payload of an earlier version as one of the newest.
+    pub fn upcast_json(&self, version: i32, payload: Payload) -> Payload {
+        let later = self.upcasters.iter().filter(|upcaster| upcaster.from >= version);
+        later.fold(payload, |payload, upcaster| (upcaster.apply)(payload))
     }
 }
 

@@ -10,7 +10,7 @@ use crate::ranges;
 use crate::read::{EventFilter, Until};
 use crate::store::{EventStore, StoreError};
 
-/// How many events of a stream, or sequences of a tenant, are read at a time.
+/// How many events of a stream are read at a time.
 const PAGE: i64 = 500;
 
 impl EventStore {
@@ -32,12 +32,18 @@ impl EventStore {
         until: i64,
         filter: EventFilter,
     ) -> impl Stream<Item = Result<RecordedEvent, StoreError>> + Send + 'static {
-        let store = self.clone();
-        let ranges = ranges::ahead(after, until, PAGE, move |after, until| {
-            let (store, filter) = (store.clone(), filter.clone());
-            async move { store.read_tenant(tenant, after, until - after, &filter, PAGE).await }
-        });
-        one_by_one(ranges)
+        one_by_one(self.tenant_chunks(tenant, after, until, filter))
+    }
+
+    /// The same in chunks, which are bounded in events and bytes.
+    pub fn tenant_chunks(
+        &self,
+        tenant: Uuid,
+        after: i64,
+        until: i64,
+        filter: EventFilter,
+    ) -> impl Stream<Item = Result<Vec<RecordedEvent>, StoreError>> + Send + 'static {
+        ranges::tenant(self.inner.tenants.clone(), tenant, after, until, filter).map_err(StoreError::from)
     }
 
     /// One stream from its first event on, as far as is asked.

@@ -11,8 +11,10 @@ use uuid::Uuid;
 
 use crate::bounded::timed_out;
 use crate::event::RecordedEvent;
+use crate::pools::TenantDb;
+use crate::read::EventFilter;
 
-/// How many positions a range of a long read has.
+/// How many positions, or sequences of a tenant, a range of a long read has.
 const RANGE: i64 = 4_000;
 /// How many ranges of a long read are on their way behind the one that is read.
 const AHEAD: usize = 2;
@@ -49,7 +51,7 @@ pub(crate) struct Row {
 
 /// The events in `(after, until]`, in order.
 pub(crate) async fn events(pool: &PgPool, after: i64, until: i64) -> Result<Vec<RecordedEvent>, sqlx::Error> {
-    begin(pool.clone(), EVENT, after, until, event).try_concat().await
+    begin(Connection::Any(pool.clone()), positions(EVENT, after, until), event).try_concat().await
 }
 
 /// The events in `(after, until]`, in order and in chunks.
@@ -58,8 +60,32 @@ pub(crate) fn log(
     after: i64,
     until: i64,
 ) -> impl Stream<Item = Result<Vec<RecordedEvent>, sqlx::Error>> + Send + 'static {
-    ahead(after, until, RANGE, move |after, until| std::future::ready(begin(pool.clone(), EVENT, after, until, event)))
-        .flatten()
+    let connection = Connection::Any(pool);
+    let range = move |after, until| begin(connection.clone(), positions(EVENT, after, until), event);
+    ahead(after, until, RANGE, move |after, until| std::future::ready(range(after, until))).flatten()
+}
+
+/// The events of a tenant after a sequence, up to and with another, of what passes the filter, in order and in chunks.
+pub(crate) fn tenant(
+    tenants: TenantDb,
+    tenant: Uuid,
+    after: i64,
+    until: i64,
+    filter: EventFilter,
+) -> impl Stream<Item = Result<Vec<RecordedEvent>, sqlx::Error>> + Send + 'static {
+    let connection = Connection::Of(tenants, tenant);
+    // Parameters can't be bound in COPY: numbers and UUIDs can carry no SQL, and quotes in a text are doubled.
+    let of_type = filter.event_type.map(|name| format!(" AND event_type = '{}'", name.replace('\'', "''")));
+    let of_stream = filter.stream.map(|stream| format!(" AND stream_id = '{stream}'"));
+    let filter = of_type.unwrap_or_default() + &of_stream.unwrap_or_default();
+    let copy = move |after, until| {
+        format!(
+            "COPY (SELECT {EVENT} FROM events WHERE tenant_id = '{tenant}' AND sequence > {after} AND sequence <= {until}\
+             {filter} ORDER BY sequence) TO STDOUT (FORMAT binary)"
+        )
+    };
+    let range = move |after, until| begin(connection.clone(), copy(after, until), event);
+    ahead(after, until, RANGE, move |after, until| std::future::ready(range(after, until))).flatten()
 }
 
 /// The same, with all columns.
@@ -68,8 +94,17 @@ pub(crate) fn rows(
     after: i64,
     until: i64,
 ) -> impl Stream<Item = Result<Vec<Row>, sqlx::Error>> + Send + 'static {
-    ahead(after, until, RANGE, move |after, until| std::future::ready(begin(pool.clone(), ROW, after, until, row)))
-        .flatten()
+    let connection = Connection::Any(pool);
+    let range = move |after, until| begin(connection.clone(), positions(ROW, after, until), row);
+    ahead(after, until, RANGE, move |after, until| std::future::ready(range(after, until))).flatten()
+}
+
+/// The COPY of the positions in `(after, until]`.
+fn positions(columns: &str, after: i64, until: i64) -> String {
+    format!(
+        "COPY (SELECT {columns} FROM events WHERE position > {after} AND position <= {until} ORDER BY position) \
+         TO STDOUT (FORMAT binary)"
+    )
 }
 
 /// The ranges of `(after, until]`, of `span` positions each, as `read` gives them, in order; some are begun ahead.
@@ -85,18 +120,25 @@ pub(crate) fn ahead<F: Future>(
 
 type Parse<T> = fn(&mut Columns<'_>) -> Option<T>;
 
+/// Where a range is read.
+#[derive(Clone)]
+enum Connection {
+    /// On any of a role that sees all tenants.
+    Any(PgPool),
+    /// On one that sees this tenant alone.
+    Of(TenantDb, Uuid),
+}
+
 /// Begins to read a range, now and in a task of its own: it goes on to the end whatever becomes of the reader, for a COPY
 /// that is left in the middle spoils its connection.
 fn begin<T: Send + 'static>(
-    pool: PgPool,
-    columns: &'static str,
-    after: i64,
-    until: i64,
+    connection: Connection,
+    copy: String,
     parse: Parse<T>,
 ) -> impl Stream<Item = Result<Vec<T>, sqlx::Error>> + Send + 'static {
     let (sender, receiver) = mpsc::channel(WAITING);
     tokio::spawn(async move {
-        let end = read(&pool, columns, after, until, parse, &sender).await.map(|()| None);
+        let end = read(&connection, &copy, parse, &sender).await.map(|()| None);
         let _ = sender.send(end).await;
     });
     // A reader that was only cut off must not take what it has for all there is.
@@ -111,23 +153,26 @@ fn begin<T: Send + 'static>(
 type Chunk<T> = Result<Option<Vec<T>>, sqlx::Error>;
 
 async fn read<T>(
-    pool: &PgPool,
-    columns: &str,
-    after: i64,
-    until: i64,
+    connection: &Connection,
+    copy: &str,
     parse: Parse<T>,
     sender: &mpsc::Sender<Chunk<T>>,
 ) -> Result<(), sqlx::Error> {
-    let copy = format!(
-        "COPY (SELECT {columns} FROM events WHERE position > {after} AND position <= {until} ORDER BY position) \
-         TO STDOUT (FORMAT binary)"
-    );
-    let mut conn = pool.acquire().await?;
-    let done = take_apart(&mut conn, &copy, parse, sender).await;
-    if done.is_err() {
-        conn.close_on_drop();
+    match connection {
+        Connection::Any(pool) => {
+            let mut conn = pool.acquire().await?;
+            let done = take_apart(&mut conn, copy, parse, sender).await;
+            if done.is_err() {
+                conn.close_on_drop();
+            }
+            done
+        }
+        Connection::Of(tenants, tenant) => {
+            let mut tx = in_time(tenants.begin(*tenant)).await?;
+            take_apart(&mut tx, copy, parse, sender).await?;
+            in_time(tx.commit()).await
+        }
     }
-    done
 }
 
 async fn take_apart<T>(

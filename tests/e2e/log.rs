@@ -363,6 +363,9 @@ async fn long_reads_are_streams_in_order_and_end_where_they_are_told(house: &Hou
     assert_eq!(all, log.into_iter().filter(|event| event.tenant_id == tenant).skip(10).collect::<Vec<_>>());
     let one = history(EventFilter { stream: Some(stream), ..EventFilter::default() }).await.unwrap();
     assert_eq!(one.len(), 2_490);
+    let of_type = |name: &str| EventFilter { event_type: Some(name.into()), stream: None };
+    assert_eq!(history(of_type(&all[0].event_type)).await.unwrap().len(), 2_491);
+    assert_eq!(history(of_type("it's' OR true --")).await.unwrap(), [], "a name is a text and nothing else");
     // Whoever goes away in the middle leaves the connections as they were.
     for _ in 0..20 {
         let mut log = Box::pin(house.store.log(after, last.position));

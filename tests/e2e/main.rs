@@ -34,6 +34,7 @@ mod privacy;
 mod processes;
 mod provider;
 mod random;
+mod replay;
 mod restored;
 mod schemas;
 mod server;
@@ -90,6 +91,7 @@ fn main() -> ExitCode {
         torture::tests(),
         schemas::tests(),
         verify::tests(),
+        replay::tests(),
     ]
     .into_iter()
     .flatten()

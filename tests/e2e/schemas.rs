@@ -28,14 +28,19 @@ tests![
 ];
 
 /// Appends an event to a new stream as another version of the program would.
-async fn append(store: &EventStore, tenant: Uuid, stream: (&'static str, Uuid), event: NewEvent) -> Committed {
+pub(crate) async fn append(
+    store: &EventStore,
+    tenant: Uuid,
+    stream: (&'static str, Uuid),
+    event: NewEvent,
+) -> Committed {
     let subjects = event.subjects.clone();
     let stream = StreamAppend { stream_type: stream.0, stream_id: stream.1, expected_version: 0, events: vec![event] };
     let append = Append { tenant, epoch: store.epoch(), about: subjects, streams: vec![stream], ..Append::default() };
     store.append(append).await.unwrap()
 }
 
-fn event(kind: (&'static str, i32), payload: &str) -> NewEvent {
+pub(crate) fn event(kind: (&'static str, i32), payload: &str) -> NewEvent {
     NewEvent {
         event_id: new_id(),
         event_type: kind.0,
@@ -50,7 +55,7 @@ fn event(kind: (&'static str, i32), payload: &str) -> NewEvent {
 }
 
 /// `note.written` as its first version had it.
-async fn written_v1(vault: &Vault, tenant: Uuid, customer: &str, text: &str) -> NewEvent {
+pub(crate) async fn written_v1(vault: &Vault, tenant: Uuid, customer: &str, text: &str) -> NewEvent {
     let person = customer.parse::<AnyId>().unwrap().uuid();
     let open = json!({"class": "support", "subject": person, "value": text});
     let mut event = event(("note.written", 1), "");

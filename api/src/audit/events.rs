@@ -27,56 +27,68 @@ const MOST: i64 = 100_000;
 /// An event, as histories and `/events` show it.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "Event")]
-pub struct ShownEvent {
+pub struct ShownEvent<'a, D> {
     /// Always `event`.
-    object: &'static str,
+    pub object: &'static str,
     /// The tenant's sequence.
-    sequence: i64,
+    pub sequence: i64,
     /// What happened: `order.placed`.
     #[serde(rename = "type")]
-    event_type: String,
+    pub event_type: &'a str,
     /// Version of the schema of `data`.
-    schema_version: i32,
+    pub schema_version: i32,
     /// What it happened to.
-    stream: String,
+    pub stream: String,
     /// Its number in that resource's history.
-    version: i64,
+    pub version: i64,
     /// When it happened in the business.
     #[schemars(with = "chrono::DateTime<chrono::Utc>")]
-    occurred_at: String,
+    pub occurred_at: String,
     /// When the log took it.
     #[schemars(with = "chrono::DateTime<chrono::Utc>")]
-    recorded_at: String,
+    pub recorded_at: String,
     /// Who is behind it.
-    actor: String,
+    pub actor: &'a str,
     /// The request that it was asked in.
-    request_id: Option<String>,
+    pub request_id: Option<String>,
     /// The event or command that caused it.
-    cause: Option<String>,
+    pub cause: Option<String>,
     /// What it says, as `/event-types` describes it; personal values are null without `personal:read` and once they are
     /// erased. Null where the whole was removed.
     #[schemars(with = "Option<serde_json::Map<String, Value>>")]
-    data: Value,
+    pub data: D,
+}
+
+impl<'a, D> ShownEvent<'a, D> {
+    /// The event with what it says as it is to be shown.
+    pub fn of(event: &'a RecordedEvent, data: D) -> Self {
+        let prefix = names::stream_type(&event.stream_type).map_or("xxx", |kind| kind.prefix);
+        let metadata = event.metadata();
+        Self {
+            object: "event",
+            sequence: event.sequence,
+            event_type: &event.event_type,
+            schema_version: event.schema_version,
+            stream: AnyId::new(prefix, event.stream_id).to_string(),
+            version: event.version,
+            occurred_at: time(event.occurred_at),
+            recorded_at: time(event.recorded_at),
+            actor: &event.actor,
+            request_id: metadata.request_id,
+            cause: metadata.causation_id,
+            data,
+        }
+    }
 }
 
 /// An event as it is shown, personal values still sealed.
 pub fn shown_event(event: &RecordedEvent) -> Value {
-    let prefix = names::stream_type(&event.stream_type).map_or("xxx", |kind| kind.prefix);
-    let metadata = event.metadata();
-    to_json(ShownEvent {
-        object: "event",
-        sequence: event.sequence,
-        event_type: event.event_type.clone(),
-        schema_version: event.schema_version,
-        stream: AnyId::new(prefix, event.stream_id).to_string(),
-        version: event.version,
-        occurred_at: time(event.occurred_at),
-        recorded_at: time(event.recorded_at),
-        actor: event.actor.clone(),
-        request_id: metadata.request_id,
-        cause: metadata.causation_id,
-        data: event.payload.as_deref().and_then(|payload| serde_json::from_str(payload).ok()).unwrap_or_default(),
-    })
+    to_json(ShownEvent::of(event, shown_data(event)))
+}
+
+/// What an event says, personal values still sealed; null where it was removed.
+pub fn shown_data(event: &RecordedEvent) -> Value {
+    event.payload.as_deref().and_then(|payload| serde_json::from_str(payload).ok()).unwrap_or_default()
 }
 
 /// Its operations.

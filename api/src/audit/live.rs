@@ -58,7 +58,7 @@ pub(super) fn operation() -> Operation {
 }
 
 fn described(generator: &mut SchemaGenerator) -> Schema {
-    let event = generator.subschema_for::<ShownEvent>();
+    let event = generator.subschema_for::<ShownEvent<'static, Value>>();
     json_schema!({
         "type": "string",
         "description": "Messages of the event stream format; the `data` of each that has no name is one line of JSON.",

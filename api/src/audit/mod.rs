@@ -5,7 +5,7 @@ mod live;
 mod streams;
 mod trail;
 
-pub use events::{ShownEvent, shown_event};
+pub use events::{ShownEvent, shown_data, shown_event};
 pub use streams::Streams;
 
 use crate::operation::Operation;

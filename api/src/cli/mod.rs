@@ -3,6 +3,7 @@
 mod admin;
 mod import;
 mod projections;
+mod replay;
 mod schema;
 mod verify;
 mod writer;
@@ -72,6 +73,12 @@ enum Command {
     /// What the log holds, and what this program knows of it
     #[command(subcommand)]
     Schema(Schema),
+    /// Write a tenant's history to files for analysts: lines of JSON, CSV, or Parquet
+    ///
+    /// A manifest beside them (FILE.manifest.json, FOLDER/manifest.json), which is also printed, has sequences, counts, and
+    /// the SHA-256 of each file. The same call with --until gives the same bytes, whenever it is made, until somebody in
+    /// them is erased. Memory does not grow with the log, and a file appears under its name when it is whole.
+    Replay(replay::Replay),
     /// Print the settings in force, secrets masked
     #[command(after_help = settings_help())]
     Config,
@@ -202,6 +209,7 @@ async fn carry_out(command: Command) -> Result<ExitCode, Failure> {
         Command::Projections(command) => return projections::run(&Config::from_env()?, command).await,
         Command::Schema(Schema::Check) => return schema::check(&Config::from_env()?).await,
         Command::Schema(Schema::Show { name, version }) => schema::show(&name, version)?,
+        Command::Replay(replay) => return replay::run(replay, until_stopped()).await,
         Command::Config => show_config()?,
         Command::Tenants(Tenants::Create { name, test }) => {
             admin::create_tenant(&Config::from_env()?, &name, test).await?;
@@ -231,6 +239,13 @@ async fn stop(app: RunningApp) {
     tokio::select! {
         () = app.stop() => {}
         _ = until_signal() => tracing::warn!("stopped at once"),
+    }
+}
+
+/// Until a signal comes; for ever where none can be waited for.
+async fn until_stopped() {
+    if until_signal().await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 

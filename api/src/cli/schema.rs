@@ -75,7 +75,7 @@ fn upcasters(kind: &EventType) -> Vec<Value> {
 }
 
 /// The names that are most like one that is none.
-fn near(name: &str) -> Vec<String> {
+pub(super) fn near(name: &str) -> Vec<String> {
     let mut names: Vec<_> = domain::catalogue().iter().map(|kind| kind.name).collect();
     names.sort_by(|a, b| strsim::jaro_winkler(name, b).total_cmp(&strsim::jaro_winkler(name, a)));
     names.into_iter().take(NEAR).map(|name| format!("`{name}`")).collect()

@@ -1,0 +1,275 @@
+//! `--where`: an expression in CEL over an event as it is shown. It is looked through before anything is read.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use cel::common::ast::{EntryExpr, Expr, IdedExpr};
+use cel::objects::{Key, Map};
+use cel::{Context, ExecutionError, Program, Value};
+use serde_json::Value as Json;
+
+use super::super::Failure;
+use super::selection::Shown;
+use crate::audit::ShownEvent;
+
+/// What an expression may name.
+const NAMES: [&str; 11] = [
+    "sequence",
+    "type",
+    "schema_version",
+    "stream",
+    "version",
+    "occurred_at",
+    "recorded_at",
+    "actor",
+    "request_id",
+    "cause",
+    "data",
+];
+
+/// An expression that can be asked of events.
+pub(super) struct Condition {
+    pub(super) text: String,
+    program: Program,
+    /// What of an event it looks at.
+    used: BTreeSet<&'static str>,
+}
+
+impl Condition {
+    /// Reads an expression; an error where it is none, or names what there is not.
+    pub(super) fn compile(text: &str) -> Result<Self, Failure> {
+        let program = Program::compile(text).map_err(|errors| format!("--where is no expression of CEL: {errors}"))?;
+        let mut names = Names { used: BTreeSet::new(), bound: Vec::new(), context: Context::default() };
+        names.check(program.expression()).map_err(|unknown| format!("--where: {unknown}"))?;
+        let used = names.used;
+        Ok(Self { text: text.to_owned(), program, used })
+    }
+
+    /// Those of which it is true; an error at the first of which it is neither true nor false.
+    pub(super) fn passing(&self, all: Vec<Shown>) -> Result<Vec<Shown>, Failure> {
+        let context = Context::default();
+        let mut passing = Vec::new();
+        for shown in all {
+            let holds = self.holds(&shown, &context);
+            if holds.map_err(|what| format!("--where at sequence {}: {what}", shown.event.sequence))? {
+                passing.push(shown);
+            }
+        }
+        Ok(passing)
+    }
+
+    fn holds(&self, shown: &Shown, context: &Context<'_, '_>) -> Result<bool, String> {
+        let mut scope = context.new_inner_scope();
+        let event = ShownEvent::of(&shown.event, ());
+        for name in &self.used {
+            let optional = |text: &Option<String>| text.as_deref().map_or(Value::Null, string);
+            scope.add_variable_from_value(
+                *name,
+                match *name {
+                    "sequence" => Value::Int(event.sequence),
+                    "type" => string(event.event_type),
+                    "schema_version" => Value::Int(event.schema_version.into()),
+                    "stream" => string(&event.stream),
+                    "version" => Value::Int(event.version),
+                    "occurred_at" => Value::Timestamp(shown.event.occurred_at.fixed_offset()),
+                    "recorded_at" => Value::Timestamp(shown.event.recorded_at.fixed_offset()),
+                    "actor" => string(event.actor),
+                    "request_id" => optional(&event.request_id),
+                    "cause" => optional(&event.cause),
+                    _ => value(&shown.value()),
+                },
+            );
+        }
+        match self.program.execute(&scope) {
+            Ok(Value::Bool(holds)) => Ok(holds),
+            Ok(other) => Err(format!("it gives a value of type {}, which is neither true nor false", other.type_of())),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+fn string(text: &str) -> Value {
+    Value::String(Arc::new(text.to_owned()))
+}
+
+/// JSON as CEL has it; whole numbers are `int`, so that they can be compared and added without a cast.
+fn value(json: &Json) -> Value {
+    match json {
+        Json::Null => Value::Null,
+        Json::Bool(yes) => Value::Bool(*yes),
+        Json::Number(number) => match (number.as_i64(), number.as_u64()) {
+            (Some(number), _) => Value::Int(number),
+            (None, Some(number)) => Value::UInt(number),
+            (None, None) => Value::Float(number.as_f64().unwrap_or(f64::NAN)),
+        },
+        Json::String(text) => string(text),
+        Json::Array(items) => Value::List(Arc::new(items.iter().map(value).collect())),
+        Json::Object(fields) => {
+            let fields = fields.iter().map(|(name, field)| (Key::from(name.as_str()), value(field)));
+            Value::Map(Map { map: Arc::new(fields.collect::<HashMap<_, _>>()) })
+        }
+    }
+}
+
+/// Looks through an expression for names that mean nothing.
+struct Names<'e> {
+    used: BTreeSet<&'static str>,
+    /// The variables of the macros around (`all`, `exists`, `map`, …).
+    bound: Vec<&'e str>,
+    context: Context<'static, 'static>,
+}
+
+impl<'e> Names<'e> {
+    fn check(&mut self, expression: &'e IdedExpr) -> Result<(), String> {
+        match &expression.expr {
+            Expr::Unspecified | Expr::Literal(_) => Ok(()),
+            Expr::Ident(name) => self.name(name),
+            Expr::Select(select) => self.check(&select.operand),
+            Expr::Call(call) => {
+                self.function(&call.func_name)?;
+                call.target.iter().try_for_each(|target| self.check(target))?;
+                call.args.iter().try_for_each(|argument| self.check(argument))
+            }
+            Expr::List(list) => list.elements.iter().try_for_each(|element| self.check(element)),
+            Expr::Map(map) => map.entries.iter().try_for_each(|entry| self.entry(&entry.expr)),
+            Expr::Struct(of) => Err(format!("there is no type `{}`", of.type_name)),
+            Expr::Comprehension(over) => {
+                self.check(&over.iter_range)?;
+                self.check(&over.accu_init)?;
+                let outside = self.bound.len();
+                self.bound.extend([over.iter_var.as_str(), &over.accu_var]);
+                self.bound.extend(over.iter_var2.as_deref());
+                [&over.loop_cond, &over.loop_step, &over.result].into_iter().try_for_each(|part| self.check(part))?;
+                self.bound.truncate(outside);
+                Ok(())
+            }
+        }
+    }
+
+    fn entry(&mut self, entry: &'e EntryExpr) -> Result<(), String> {
+        match entry {
+            EntryExpr::MapEntry(entry) => {
+                self.check(&entry.key)?;
+                self.check(&entry.value)
+            }
+            EntryExpr::StructField(field) => self.check(&field.value),
+        }
+    }
+
+    fn name(&mut self, name: &'e str) -> Result<(), String> {
+        if self.bound.contains(&name) {
+            return Ok(());
+        }
+        let known = NAMES.iter().find(|known| **known == name);
+        self.used.extend(known);
+        known.map(|_| ()).ok_or_else(|| format!("an event has no `{name}`; it has {}", NAMES.join(", ")))
+    }
+
+    /// The interpreter knows best which functions it has: they are called with nothing, and on a number.
+    fn function(&self, name: &str) -> Result<(), String> {
+        // Operators are functions with other names.
+        if !name.starts_with(|first: char| first.is_ascii_alphabetic()) {
+            return Ok(());
+        }
+        let unknown = |call: String| {
+            let outcome = Program::compile(&call).map(|program| program.execute(&self.context));
+            matches!(outcome, Ok(Err(ExecutionError::UndeclaredReference(_))))
+        };
+        if unknown(format!("{name}()")) && unknown(format!("0.{name}()")) {
+            return Err(format!("there is no function `{name}`"));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+    use eventstore::RecordedEvent;
+    use serde_json::json;
+    use uuid::Uuid;
+
+    use super::super::selection::Data;
+    use super::*;
+
+    fn event() -> Shown {
+        let at = |seconds| DateTime::from_timestamp(seconds, 0).unwrap();
+        let event = RecordedEvent {
+            position: 42,
+            tenant_id: Uuid::from_u128(1),
+            sequence: 7,
+            stream_id: Uuid::from_u128(2),
+            stream_type: "commerce.order".into(),
+            version: 3,
+            event_id: Uuid::from_u128(3),
+            event_type: "order.placed".into(),
+            schema_version: 1,
+            subjects: None,
+            actor: "key_01j00000000000000000000000".into(),
+            occurred_at: at(1_700_000_000),
+            recorded_at: at(1_800_000_000),
+            payload: None,
+            metadata: Some(r#"{"request_id":"r-1"}"#.into()),
+        };
+        let data = json!({
+            "total": {"amount": 1500, "currency": "USD"}, "lines": [{"sku": "cd", "quantity": 3}], "factor": 1.5, "name": null,
+        });
+        Shown { event, data: Data::Value(data) }
+    }
+
+    fn ask(text: &str) -> Result<bool, String> {
+        let condition = Condition::compile(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+        condition.passing(vec![event()]).map(|passing| passing.len() == 1).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn an_expression_sees_the_event_as_it_is_shown() {
+        for (text, holds) in [
+            ("sequence == 7 && version == 3 && schema_version == 1", true),
+            ("type == 'order.placed' && type.startsWith('order.')", true),
+            ("type in ['order.refunded', 'note.written']", false),
+            ("stream == 'ord_00000000000000000000000002'", true),
+            ("actor.startsWith('key_') && request_id == 'r-1' && cause == null", true),
+            ("data.total.amount >= 1000 && data.total.amount + 1 == 1501", true),
+            ("data.total['currency'] == 'EUR'", false),
+            ("data.factor > 1.0 && data.name == null", true),
+            ("data.lines.exists(line, line.sku == 'cd' && line.quantity > 2)", true),
+            ("data.lines.all(line, line.quantity > 3)", false),
+            ("size(data.lines) == 1 && has(data.total) && !has(data.country)", true),
+            ("has(data.country) && data.country == 'FR'", false),
+            ("type == 'customer.created' && data.country == 'FR'", false),
+            ("occurred_at < timestamp('2024-01-01T00:00:00Z') && recorded_at > occurred_at", true),
+            ("data.total.currency.matches('^U')", true),
+        ] {
+            assert_eq!(ask(text), Ok(holds), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_bad_expression_is_told_before_anything_is_read() {
+        for (bad, told) in [
+            ("data.total.amount >", "no expression of CEL"),
+            ("", "no expression of CEL"),
+            ("amount > 5", "an event has no `amount`"),
+            ("data.lines.exists(line, lines.quantity > 2)", "an event has no `lines`"),
+            ("line.quantity > 2 || data.lines.exists(line, true)", "an event has no `line`"),
+            ("lower(type) == 'x'", "no function `lower`"),
+            ("false && type.lower() == 'x'", "no function `lower`"),
+        ] {
+            let error = Condition::compile(bad).err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(error.contains(told), "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_goes_wrong_on_an_event_is_told_with_its_sequence() {
+        for (bad, told) in [
+            ("data.country == 'FR'", "country"),
+            ("data.total", "neither true nor false"),
+            ("1 / 0 == sequence", "zero"),
+        ] {
+            let error = ask(bad).unwrap_err();
+            assert!(error.starts_with("--where at sequence 7: ") && error.contains(told), "{bad}: {error}");
+        }
+    }
+}
