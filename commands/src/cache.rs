@@ -204,3 +204,41 @@ impl Drop for Flight {
         self.keys.keys.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+mod tests {
+    use domain::billing::Plan;
+
+    use super::*;
+
+    fn loaded(version: i64) -> Arc<Loaded<Plan>> {
+        Arc::new(Loaded { version, ..Loaded::default() })
+    }
+
+    #[test]
+    fn a_stream_is_weighed_when_it_is_learnt_and_again_once_much_was_appended() {
+        let mut stream = Stream::<Plan>::default();
+        assert_eq!(stream.weigh(), None, "nothing is known of it");
+        stream.learn(loaded(1));
+        let weight = stream.weigh().unwrap();
+        assert!(weight as usize > PLACE);
+        stream.learn(loaded(2));
+        assert_eq!(stream.weigh(), None, "it has hardly grown");
+        stream.grown = WEIGHED_AGAIN;
+        assert_eq!(stream.weigh(), Some(weight));
+        assert_eq!(stream.weigh(), None);
+    }
+
+    #[test]
+    fn what_is_only_read_counts_too() {
+        let cache = StreamCache::of_bytes(BYTES);
+        let (tenant, stream) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let place = cache.place::<Plan>(tenant, stream);
+        let mut known = place.try_lock().unwrap();
+        known.learn(loaded(1));
+        cache.weigh(tenant, stream, &place, &mut known);
+        cache.entries.run_pending_tasks();
+        assert!(cache.entries.weighted_size() > PLACE as u64, "{}", cache.entries.weighted_size());
+    }
+}

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::documents::word;
 use crate::running::{Projections, ProjectorState, ProjectorStatus, chain};
 
 /// How often the tables are read and written while there is news.
@@ -96,7 +97,7 @@ async fn tell(pool: &PgPool, process: Uuid, statuses: &[ProjectorStatus]) -> Res
     )
     .bind(process)
     .bind(statuses.iter().map(|status| status.name).collect::<Vec<_>>())
-    .bind(statuses.iter().map(|status| status.state.name()).collect::<Vec<_>>())
+    .bind(statuses.iter().map(|status| word(&status.state)).collect::<Vec<_>>())
     .bind(statuses.iter().map(|status| status.slots).collect::<Vec<_>>())
     .bind(statuses.iter().map(|status| status.position).collect::<Vec<_>>())
     .bind(statuses.iter().map(|status| status.lag_events).collect::<Vec<_>>())

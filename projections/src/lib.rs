@@ -38,8 +38,6 @@ pub use rows::{AuditEntry, AuditFilter, EventTypeCount};
 pub use running::{Projections, ProjectorState, ProjectorStatus, chain};
 
 #[cfg(test)]
-mod bench;
-#[cfg(test)]
 mod test_support;
 #[cfg(test)]
 mod tests;

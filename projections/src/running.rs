@@ -68,20 +68,6 @@ pub enum ProjectorState {
     Paused,
 }
 
-impl ProjectorState {
-    /// As it is written.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Standby => "standby",
-            Self::CatchingUp => "catching_up",
-            Self::Live => "live",
-            Self::Retrying => "retrying",
-            Self::Rebuilding => "rebuilding",
-            Self::Paused => "paused",
-        }
-    }
-}
-
 /// How a projector is.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ProjectorStatus {

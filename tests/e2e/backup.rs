@@ -136,9 +136,13 @@ pub(crate) async fn projectors(read: &WriteDsn) -> i64 {
     count
 }
 
-/// The read models equal the fold of the log: others, made anew from it alone, have the same rows. Nobody else may be
-/// projecting.
-pub(crate) async fn equal_the_fold(lodging: &Lodging, read: &WriteDsn) {
+/// The read models equal the fold of the log: once `house`, all that project there, has read it to its end and is
+/// ended, others, made anew from the log alone, have the same rows.
+pub(crate) async fn equal_the_fold(lodging: &Lodging, read: &WriteDsn, house: impl IntoIterator<Item = Running>) {
+    until_read(read, end(&lodging.dsn).await, projectors(read).await).await;
+    for process in house {
+        assert_eq!(process.end().await, 0);
+    }
     let name = format!("{}_anew", lodging.database());
     let anew = create_database(&server().url, &name).await;
     let (url, nowhere) = (anew.url.clone(), lodging.free_address());

@@ -1,5 +1,8 @@
 //! Plans and subscriptions, end to end.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use futures::future::{join, join_all};
 use serde_json::{Value, json};
 
 use crate::client::Answer;
@@ -9,6 +12,7 @@ use crate::tests;
 
 tests![
     a_plan_is_created_renamed_and_never_repriced,
+    a_plan_that_is_never_at_rest_still_refuses_and_says_already_so,
     a_subscription_goes_its_whole_way,
     an_import_begins_in_the_period_that_holds_now,
     a_change_is_at_once_and_another_interval_begins_a_new_period,
@@ -60,6 +64,45 @@ async fn a_plan_is_created_renamed_and_never_repriced(house: &House) {
         bad[field] = value;
         tenant.post("/plans", &bad).problem(422, "validation-failed").await;
     }
+}
+
+/// Somebody always has a rename of it on the way: what changes nothing, or is refused, is answered all the same.
+async fn a_plan_that_is_never_at_rest_still_refuses_and_says_already_so(house: &House) {
+    let tenant = house.tenant().await;
+    let path = format!("/plans/{}", tenant.post("/plans", &plan(100, "month")).expect(201).await.id());
+    let stop = AtomicBool::new(false);
+    let renamer = |number: usize| {
+        let (tenant, path, stop) = (&tenant, &path, &stop);
+        async move {
+            let mut renamed = 0;
+            while !stop.load(Ordering::Relaxed) {
+                let name = json!({ "name": format!("{number} {renamed}") });
+                tenant.patch(path, &name).expect(200).await;
+                renamed += 1;
+            }
+            renamed
+        }
+    };
+    let others = async {
+        for number in 0..20 {
+            tenant
+                .patch(&path, &json!({ "name": "x" }))
+                .header("if-match", "\"1\"")
+                .send()
+                .await
+                .is_problem(412, "version-conflict");
+            let same = tenant.patch(&path, &json!({})).expect(200).await;
+            assert!(same.body["name"].is_string(), "{number}: {}", same.text);
+            // One with a key, which is kept although nothing changes.
+            let key = format!("same-{number}");
+            let keyed = || tenant.patch(&path, &json!({})).header("idempotency-key", &key);
+            assert_eq!(keyed().expect(200).await.status, 200);
+        }
+        stop.store(true, Ordering::Relaxed);
+    };
+    let (renamed, ()) = join(join_all((0..48).map(renamer)), others).await;
+    let (renamed, versions) = (renamed.iter().sum::<usize>(), tenant.get(&path).expect(200).await);
+    assert_eq!(versions.header("etag"), format!("\"{}\"", renamed + 1), "each rename once");
 }
 
 async fn a_subscription_goes_its_whole_way(house: &House) {

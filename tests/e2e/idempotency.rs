@@ -1,9 +1,13 @@
 //! A retried request has one effect and the same answer.
 
+use eventstore::Role;
 use serde_json::json;
+use sqlx::{Connection, PgConnection};
 
-use crate::house::House;
+use crate::house::{House, Lodging};
 use crate::orders::order;
+use crate::processes::{Running, ready};
+use crate::restored::until_taken;
 use crate::tests;
 
 tests![
@@ -15,6 +19,7 @@ tests![
     a_command_that_changes_nothing_keeps_its_key,
     another_principal_has_keys_of_its_own,
     a_malformed_key_is_told,
+    a_day_without_its_table_heals_and_holds_nobody_up,
 ];
 
 async fn a_retry_is_answered_like_the_first(house: &House) {
@@ -120,4 +125,44 @@ async fn a_malformed_key_is_told(house: &House) {
             .problem(400, "idempotency-key-invalid")
             .await;
     }
+}
+
+/// As a restored old backup lacks the table of today, and as a clock that was days ahead for a moment wants another one.
+async fn a_day_without_its_table_heals_and_holds_nobody_up(_: &House) {
+    let lodging = Lodging::new().await;
+    let all = Running::start(&lodging, "all", &[("ANNALS_KAFKA_BROKERS", "")]);
+    let tenant = lodging.tenant().await;
+    ready(&tenant).await;
+    let plan = json!({ "name": "Pro", "price": { "amount": 100, "currency": "USD" }, "interval": "month" });
+    let keyed = |key: &'static str| tenant.post("/plans", &plan).header("idempotency-key", key);
+    let made = keyed("before").expect(201).await;
+    let mut owner = PgConnection::connect_with(&lodging.dsn.options(Role::Owner).unwrap()).await.unwrap();
+    let drop_days = "DO $$ DECLARE part text; BEGIN
+        FOR part IN SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'idempotency_keys'::regclass LOOP
+            EXECUTE 'DROP TABLE ' || part;
+        END LOOP; END $$";
+    sqlx::raw_sql(drop_days).execute(&mut owner).await.unwrap();
+    let healed = keyed("healed").expect(201).await;
+    assert_eq!(keyed("healed").expect(201).await.header("idempotent-replayed"), "true");
+    assert_ne!(healed.id(), made.id());
+
+    // While somebody reads the tables none can be made: who has a key is told so, and nobody else waits for that.
+    sqlx::raw_sql(drop_days).execute(&mut owner).await.unwrap();
+    sqlx::raw_sql("BEGIN; LOCK TABLE idempotency_keys IN ACCESS SHARE MODE").execute(&mut owner).await.unwrap();
+    let rename = |name: &'static str| tenant.patch(&format!("/plans/{}", made.id()), &json!({ "name": name }));
+    let both = futures::future::join(keyed("held").send(), rename("Held").expect(200));
+    let (held, renamed) = both.await;
+    held.is_problem(503, "unavailable");
+    assert_eq!(renamed.body["name"], "Held");
+    sqlx::raw_sql("COMMIT").execute(&mut owner).await.unwrap();
+    let held = until_taken(|| keyed("held")).await;
+    assert_eq!((held.status, held.headers.get("idempotent-replayed")), (201, None), "nothing was stored before");
+
+    sqlx::raw_sql("UPDATE log_head SET at = clock_timestamp() + interval '4 days'").execute(&mut owner).await.unwrap();
+    let ahead = keyed("ahead").expect(201).await;
+    let again = keyed("ahead").expect(201).await;
+    assert_eq!((again.id(), again.header("idempotent-replayed")), (ahead.id(), "true"));
+    owner.close().await.unwrap();
+    assert_eq!(all.end().await, 0);
+    lodging.leave().await;
 }

@@ -119,10 +119,8 @@ async fn restored_under_a_running_house(_: &House) {
     let restarted = place(&tenant, "restarted", "ext:ada", 1).await;
     assert_eq!(listed(&tenant, "/orders", &restarted).await.len(), 5);
     assert_eq!(lives(&lodging).await, [(1, 1), (2, fork)]);
-    until_read(&lodging.dsn, end(&lodging.dsn).await, projectors(&lodging.dsn).await).await;
-    assert_eq!(all.end().await, 0);
+    equal_the_fold(&lodging, &lodging.dsn, [all]).await;
     has_nowhere(&lodging.dsn, &[lost.id(), bob.id(), stranger.id()]).await;
-    equal_the_fold(&lodging, &lodging.dsn).await;
     lodging.leave().await;
 }
 
@@ -206,11 +204,7 @@ async fn restored_under_load_without_kafka(_: &House) {
         let (one, other) = (answered(|| tenant.get(&path)).await, answered(|| elsewhere.get(&path)).await);
         assert_eq!((one.header("etag"), &one.body), (other.header("etag"), &other.body));
     }
-    until_read(&lodging.dsn, end(&lodging.dsn).await, projectors(&lodging.dsn).await).await;
-    for process in house {
-        assert_eq!(process.end().await, 0);
-    }
-    equal_the_fold(&lodging, &lodging.dsn).await;
+    equal_the_fold(&lodging, &lodging.dsn, house).await;
     lodging.leave().await;
 }
 
@@ -252,10 +246,8 @@ async fn read_models_that_were_not_restored_are_made_anew(_: &House) {
         assert!(!orders.text.contains(lost.id()), "{}", orders.text);
         assert_eq!(listed(&tenant, "/orders", &next).await, [next.id(), kept.id()]);
         assert_eq!(revenue(&tenant, &next).await["amount"], 16);
-        until_read(&read, end(&lodging.dsn).await, projectors(&read).await).await;
-        assert_eq!(all.end().await, 0);
+        equal_the_fold(&lodging, &read, [all]).await;
         has_nowhere(&read, &[lost.id(), bob.id()]).await;
-        equal_the_fold(&lodging, &read).await;
         drop_database(&name).await;
         lodging.leave().await;
     }
@@ -360,10 +352,8 @@ async fn kafka_alone_shows_that_the_log_went_back(_: &House) {
         orders.push(kept.id().to_owned());
         assert_eq!(listed(&tenant, "/orders", &written[0]).await, orders);
         refused(|| tenant.get("/orders").after(&lost), 409, "log-restored").await;
-        until_read(&lodging.dsn, end(&lodging.dsn).await, projectors(&lodging.dsn).await).await;
-        assert_eq!(all.end().await, 0);
+        equal_the_fold(&lodging, &lodging.dsn, [all]).await;
         has_nowhere(&lodging.dsn, &[lost.id(), far.id()]).await;
-        equal_the_fold(&lodging, &lodging.dsn).await;
         lodging.leave().await;
     }
 }
@@ -399,9 +389,7 @@ async fn another_server_begins_a_life_and_nothing_is_lost(_: &House) {
     ready(&tenant).await;
     place(&tenant, "third", "ext:ada", 7).await;
     assert_eq!(lives(&lodging).await.len(), 2);
-    until_read(&lodging.dsn, end(&lodging.dsn).await, projectors(&lodging.dsn).await).await;
-    assert_eq!(all.end().await, 0);
-    equal_the_fold(&lodging, &lodging.dsn).await;
+    equal_the_fold(&lodging, &lodging.dsn, [all]).await;
     lodging.leave().await;
 }
 
@@ -472,7 +460,6 @@ async fn what_was_lost_is_neither_confirmed_nor_shown(_: &House) {
         }
     }
     assert_eq!(lives(&lodging).await, [(1, 1), (2, fork)]);
-    assert_eq!(all.end().await, 0);
-    equal_the_fold(&lodging, &lodging.dsn).await;
+    equal_the_fold(&lodging, &lodging.dsn, [all]).await;
     lodging.leave().await;
 }

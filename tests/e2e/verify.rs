@@ -155,6 +155,7 @@ const DEEDS: &[(&str, &[&str])] = &[
     ),
     ("UPDATE log_head SET position = position + 1", &["are missing", "log_head stands at"]),
     ("UPDATE log_head SET at = '2020-01-01'", &["log_head is of 2020-01-01"]),
+    ("UPDATE log_head SET epoch = epoch + (2::bigint << 32)", &["log_head has an epoch of incarnation 2, and the newest is 1"]),
     ("UPDATE tenant_heads SET sequence = sequence + 1", &["its head stands at sequence"]),
     ("DELETE FROM tenant_heads", &["its tenant has no head", "a row of "]),
     ("UPDATE idempotency_keys SET version = 77", &["a row of idempotency_keys"]),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use domain::billing::Subscription;
 use domain::process::ErasureProcess;
 use domain::{StreamType, names};
+use eventstore::DueWork;
 use futures::future::BoxFuture;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -57,14 +58,29 @@ struct Visits {
     tasks: JoinSet<()>,
     tenants: HashMap<tokio::task::Id, Uuid>,
     of_tenants: HashMap<Uuid, usize>,
+    /// What was claimed, and when, while a visit there had not quite ended: its own append had made it due once more.
+    again: Vec<(Instant, DueWork)>,
 }
 
 impl Visits {
-    fn begin(&mut self, host: &Arc<Host>, kind: &'static Kind, due: Vec<eventstore::DueWork>) {
-        for work in due {
+    fn begin(&mut self, host: &Arc<Host>, kind: &'static Kind, due: Vec<DueWork>) {
+        let claimed = Instant::now();
+        self.begin_claimed(host, kind, due.into_iter().map(|work| (claimed, work)).collect());
+    }
+
+    /// Begins what waited for a visit to end. Claims that have run out meanwhile are anybody's.
+    fn begin_again(&mut self, host: &Arc<Host>, kind: &'static Kind) {
+        let good = std::mem::take(&mut self.again).into_iter().filter(|(claimed, _)| claimed.elapsed() < CLAIM);
+        self.begin_claimed(host, kind, good.collect());
+    }
+
+    fn begin_claimed(&mut self, host: &Arc<Host>, kind: &'static Kind, due: Vec<(Instant, DueWork)>) {
+        for (claimed, work) in due {
             let tenant = work.tenant;
-            // A claim of ours that had run out while we are still at it: the visit that is under way goes on.
-            let Some(visit) = Visit::claimed(host, work) else { continue };
+            let Some(visit) = Visit::claimed(host, work.clone()) else {
+                self.again.push((claimed, work));
+                continue;
+            };
             let task = self.tasks.spawn(async move {
                 visit.carry_out(kind).await;
             });
@@ -101,6 +117,7 @@ pub(super) async fn host(host: Arc<Host>, kind: &'static Kind) {
     let mut visits = Visits::default();
     while !stop.is_cancelled() {
         bell.mark_unchanged();
+        visits.begin_again(&host, kind);
         let (seen, looked) = (store.tail().position(), Instant::now());
         let limit = CLAIMS.min(kind.room.saturating_sub(visits.tasks.len()));
         let mut more = limit == 0;
@@ -123,6 +140,7 @@ pub(super) async fn host(host: Arc<Host>, kind: &'static Kind) {
                     while let Some(ended) = visits.tasks.try_join_next_with_id() {
                         visits.ended(ended);
                     }
+                    visits.begin_again(&host, kind);
                     if more { break }
                 }
                 _ = bell.changed() => break,
@@ -143,7 +161,7 @@ async fn claim(
     kind: &Kind,
     limit: usize,
     visits: &Visits,
-) -> Result<(Vec<eventstore::DueWork>, Duration), eventstore::StoreError> {
+) -> Result<(Vec<DueWork>, Duration), eventstore::StoreError> {
     let (store, busy) = (host.executor.store(), visits.busy(kind.room_of_tenant));
     let (name, clock) = (kind.stream.name, names::TEST_CLOCK.name);
     let due = store.claim_work(name, clock, host.id, CLAIM, limit as i64, &busy).await?;
@@ -154,15 +172,17 @@ async fn claim(
 
 /// Steps are finished; calls are given a while, and then given back.
 async fn finish(host: &Host, kind: &Kind, mut visits: Visits) {
+    let mut held: Vec<(Uuid, Uuid)> = visits.again.iter().map(|(_, work)| (work.tenant, work.stream_id)).collect();
+    let within = if kind.long { CALLS_END_WITHIN } else { Duration::MAX };
     let all = async { while visits.tasks.join_next().await.is_some() {} };
-    if !kind.long {
-        return all.await;
-    }
-    if tokio::time::timeout(CALLS_END_WITHIN, all).await.is_err() {
-        let held = host.hands.streams();
+    if tokio::time::timeout(within, all).await.is_err() {
+        held.extend(host.hands.streams());
         visits.tasks.shutdown().await;
-        if let Err(error) = host.executor.store().release_work(host.id, &held).await {
-            tracing::debug!(error = &error as &dyn std::error::Error, "claims run out by themselves");
-        }
+    }
+    if held.is_empty() {
+        return;
+    }
+    if let Err(error) = host.executor.store().release_work(host.id, &held).await {
+        tracing::debug!(error = &error as &dyn std::error::Error, "claims run out by themselves");
     }
 }
