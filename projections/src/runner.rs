@@ -37,8 +37,11 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from
 /// Where a runner gets its events from.
 #[derive(Clone)]
 pub(crate) enum Source {
-    /// The log itself; all slots are its own.
-    Log,
+    /// The log itself.
+    Log {
+        /// The slots of this process.
+        slots: watch::Receiver<Slots>,
+    },
     /// Kafka, which also says which slots are its own.
     Kafka {
         /// What every projector of this process hears.
@@ -155,14 +158,12 @@ impl Runner {
 
     /// From the stored checkpoints to the log's end, and on with what the feed brings.
     async fn session(&mut self, source: &mut Source) -> Result<(), Failure> {
-        let slots = match source {
-            Source::Log => Slots::ALL,
-            Source::Kafka { slots, .. } => *slots.borrow_and_update(),
-        };
+        let (Source::Log { slots } | Source::Kafka { slots, .. }) = source;
+        let slots = *slots.borrow_and_update();
         // Listening begins before the log is read, so that the two overlap.
         let deliveries = match source {
             Source::Kafka { deliveries, .. } => Some(deliveries.subscribe()),
-            Source::Log => None,
+            Source::Log { .. } => None,
         };
         self.begin(slots).await?;
         if slots.is_empty() {
@@ -177,7 +178,7 @@ impl Runner {
                 self.stand_by(slots, topic).await
             }
             (Source::Kafka { slots, .. }, Some(deliveries)) => self.follow_kafka(deliveries, slots).await,
-            _ => self.follow_log().await,
+            (Source::Log { slots } | Source::Kafka { slots, .. }, _) => self.follow_log(slots).await,
         }
     }
 
@@ -207,18 +208,31 @@ impl Runner {
         Ok(())
     }
 
-    async fn follow_log(&mut self) -> Result<(), Failure> {
+    async fn follow_log(&mut self, slots: &mut watch::Receiver<Slots>) -> Result<(), Failure> {
         let (stop, tail) = (self.stop.clone(), self.shared.store.tail().clone());
+        let idle = self.batches.checkpoints.slots.is_empty();
         loop {
             let due = self.pending.due();
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return self.settle().await,
                 _ = tail.incarnation_past(self.incarnations.newest().id) => return Err(Failure::LogRestored),
+                changed = slots.changed() => return self.reassigned(changed).await,
                 () = at(due) => self.flush().await?,
-                _ = tail.past(self.batches.checkpoints.low()) => self.catch_up(0).await?,
+                _ = tail.past(self.batches.checkpoints.low()), if !idle => self.catch_up(0).await?,
             }
         }
+    }
+
+    /// Other slots are its own from here on; none ever, where whoever told it so has gone. Whoever gets the old ones has
+    /// little to read.
+    async fn reassigned(&mut self, changed: Result<(), watch::error::RecvError>) -> Result<(), Failure> {
+        self.settle().await?;
+        if changed.is_ok() {
+            return Err(Failure::Reassigned);
+        }
+        self.stop.clone().cancelled().await;
+        Ok(())
     }
 
     /// Waits for slots; while nobody does what was published, does it from the log. The fence keeps two from doing it twice.
@@ -264,13 +278,7 @@ impl Runner {
                 biased;
                 () = stop.cancelled() => return self.settle().await,
                 _ = tail.incarnation_past(self.incarnations.newest().id) => return Err(Failure::LogRestored),
-                changed = slots.changed() => {
-                    self.flush().await?;
-                    match changed {
-                        Ok(()) => return Err(Failure::Reassigned),
-                        Err(_) => { stop.cancelled().await; continue }
-                    }
-                }
+                changed = slots.changed() => return self.reassigned(changed).await,
                 () = at(due) => { self.flush().await?; continue }
                 received = deliveries.recv() => received,
                 // Kafka or the relay is down: what goes on in the slots of this process is in the log.

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use eventstore::{EventStore, Leadership, Role, WriteDsn};
+use eventstore::{EventStore, Role, WriteDsn};
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -24,7 +24,8 @@ use crate::rebuild::Site;
 use crate::rows::AuditEntries;
 use crate::runner::{Runner, Shared, Source};
 
-/// How often a process that stands by asks for the work, and one that has it makes sure that it still has.
+/// In how many parts the processes share the work without Kafka, and how often each asks for its own.
+const PARTS: i32 = 64;
 const LEASE: Duration = Duration::from_secs(1);
 
 /// For how many seconds it is remembered where the log's end was.
@@ -209,17 +210,26 @@ struct Crew {
 }
 
 impl Crew {
-    /// Without Kafka one process has all the work; the others stand by for it.
+    /// Without Kafka each process has its share of the slots, under leases, and reads them from the log.
     async fn follow_log(self, stop: CancellationToken) {
-        while let Some(mut leadership) = stop.run_until_cancelled(self.lead()).await {
-            tracing::info!("this process keeps the read models");
-            let term = stop.child_token();
-            let running = self.start(&Source::Log, &term);
-            stop.run_until_cancelled(hold(&mut leadership)).await;
-            term.cancel();
-            running.wait().await;
-            leadership.resign().await;
+        let slots = watch::Sender::new(Slots::default());
+        let running = self.start(&Source::Log { slots: slots.subscribe() }, &stop);
+        let mut share = self.shared.store.share("projections", PARTS);
+        loop {
+            if let Err(error) = share.renew().await {
+                tracing::warn!(%error, "can't ask for a share of the projectors' work");
+            }
+            let held = Slots::of_partitions(share.held(), PARTS);
+            let changed = slots.send_if_modified(|slots| std::mem::replace(slots, held) != held);
+            if changed {
+                tracing::info!(slots = held.count(), "this process has another share of the projectors' work");
+            }
+            if stop.run_until_cancelled(tokio::time::sleep(LEASE)).await.is_none() {
+                break;
+            }
         }
+        running.wait().await;
+        share.resign().await;
     }
 
     /// With Kafka each process has the slots of the partitions that the group gives it.
@@ -241,17 +251,6 @@ impl Crew {
         tokio::join!(feed.run(self.shared.store.clone(), kafka, stop), running.wait());
     }
 
-    async fn lead(&self) -> Leadership {
-        loop {
-            match self.shared.store.lead("projections").await {
-                Ok(Some(leadership)) => return leadership,
-                Ok(None) => {}
-                Err(error) => tracing::warn!(%error, "can't ask for the work of the projectors"),
-            }
-            tokio::time::sleep(LEASE).await;
-        }
-    }
-
     fn start(&self, source: &Source, stop: &CancellationToken) -> TaskTracker {
         let running = TaskTracker::new();
         for ((projector, status), control) in self.projectors.iter().zip(self.statuses.iter()).zip(self.controls.iter())
@@ -262,17 +261,6 @@ impl Crew {
         }
         running.close();
         running
-    }
-}
-
-/// Returns once the leadership is lost.
-async fn hold(leadership: &mut Leadership) {
-    loop {
-        tokio::time::sleep(LEASE).await;
-        if let Err(error) = leadership.confirm().await {
-            tracing::warn!(%error, "the lease is lost");
-            return;
-        }
     }
 }
 

@@ -8,6 +8,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
+use crate::backup::equal_the_fold;
 use crate::client::{Answer, Client};
 use crate::house::{House, Lodging};
 use crate::orders::order;
@@ -22,6 +23,7 @@ tests![
     rows_are_made_anew_and_nobody_reads_backwards,
     a_rebuild_survives_kills,
     rows_of_an_older_revision_are_made_anew_by_themselves,
+    without_kafka_processes_share_the_slots,
     operators_need_keys_of_their_own,
 ];
 
@@ -344,6 +346,50 @@ async fn rows_of_an_older_revision_are_made_anew_by_themselves(_: &House) {
     assert_eq!(listed.data().len(), 60);
     assert_eq!(verified(&lodging, "commerce_orders").await["tables"][0]["rows"], 60);
     assert_eq!(all.end().await, 0);
+    lodging.leave().await;
+}
+
+/// How many of the 64 slots each process has that has any.
+fn shares(shown: &Value) -> Vec<i64> {
+    let slots = shown["runners"].as_array().unwrap().iter().map(|runner| runner["slots"].as_i64().unwrap());
+    slots.filter(|slots| *slots > 0).collect()
+}
+
+async fn without_kafka_processes_share_the_slots(_: &House) {
+    let lodging = Lodging::new().await;
+    let start = |role| {
+        let address = lodging.free_address();
+        Running::start(&lodging, role, &[("ANNALS_KAFKA_BROKERS", ""), ("ANNALS_LISTEN", &address)])
+    };
+    let serve = Running::start(&lodging, "serve", &[("ANNALS_KAFKA_BROKERS", "")]);
+    let (first, second) = (start("project"), start("project"));
+    let mut tenants = vec![lodging.tenant().await];
+    ready(&tenants[0]).await;
+    until(&tenants[0], ORDERS, |shown| shares(shown) == [32, 32]).await;
+    // Their slots follow from their ids, so some are with the one and some with the other.
+    for _ in 0..15 {
+        tenants.push(lodging.tenant().await);
+    }
+    let mut placed = vec![Vec::new(); tenants.len()];
+    let mut round = async |round: &str| {
+        for (tenant, placed) in tenants.iter().zip(&mut placed) {
+            if placed.is_empty() {
+                create(tenant, "ada").await;
+            }
+            let order = place(tenant, round, "ext:ada", 5).await;
+            placed.insert(0, order.id().to_owned());
+            assert_eq!(listed(tenant, "/orders", &order).await, *placed);
+        }
+    };
+    round("shared").await;
+    first.kill().await;
+    round("of which one is dead").await;
+    until(&tenants[0], ORDERS, |shown| shares(shown).contains(&64)).await;
+    let third = start("project");
+    until(&tenants[0], ORDERS, |shown| shares(shown).iter().filter(|slots| **slots == 32).count() >= 2).await;
+    round("shared again").await;
+    equal_the_fold(&lodging, &lodging.dsn, [second, third]).await;
+    assert_eq!(serve.end().await, 0);
     lodging.leave().await;
 }
 
