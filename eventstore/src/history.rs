@@ -21,7 +21,18 @@ impl EventStore {
         after: i64,
         until: i64,
     ) -> impl Stream<Item = Result<RecordedEvent, StoreError>> + Send + 'static {
-        one_by_one(ranges::log(self.inner.reading.pool().clone(), after, until).map_err(StoreError::from))
+        one_by_one(self.log_as(after, until, std::convert::identity))
+    }
+
+    /// The same in chunks, and of each event what `each` makes of it. That is done where the event was read, of several
+    /// ranges at a time, so that whatever is costly about it (decoding, rendering) is done on several cores.
+    pub fn log_as<T: Send + 'static>(
+        &self,
+        after: i64,
+        until: i64,
+        each: impl Fn(RecordedEvent) -> T + Clone + Send + 'static,
+    ) -> impl Stream<Item = Result<Vec<T>, StoreError>> + Send + 'static {
+        ranges::log(self.inner.reading.pool().clone(), after, until, each).map_err(StoreError::from)
     }
 
     /// A tenant's history after a sequence, up to and with another, of what passes the filter, in order.

@@ -1,6 +1,8 @@
 //! Ranges of the log as PostgreSQL's binary COPY gives them: a row is one message, and costs no more than taking it
 //! apart. Several ranges are on their way at a time, so that PostgreSQL, the network and the reader all have work.
 
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -54,14 +56,19 @@ pub(crate) async fn events(pool: &PgPool, after: i64, until: i64) -> Result<Vec<
     begin(Connection::Any(pool.clone()), positions(EVENT, after, until), event).try_concat().await
 }
 
-/// The events in `(after, until]`, in order and in chunks.
-pub(crate) fn log(
+/// The events in `(after, until]`, in order and in chunks, each made by `each` of an event where it was read: some ranges
+/// are worked on at a time.
+pub(crate) fn log<T: Send + 'static>(
     pool: PgPool,
     after: i64,
     until: i64,
-) -> impl Stream<Item = Result<Vec<RecordedEvent>, sqlx::Error>> + Send + 'static {
+    each: impl Fn(RecordedEvent) -> T + Clone + Send + 'static,
+) -> impl Stream<Item = Result<Vec<T>, sqlx::Error>> + Send + 'static {
     let connection = Connection::Any(pool);
-    let range = move |after, until| begin(connection.clone(), positions(EVENT, after, until), event);
+    let range = move |after, until| {
+        let each = each.clone();
+        begin(connection.clone(), positions(EVENT, after, until), move |columns| event(columns).map(&each))
+    };
     ahead(after, until, RANGE, move |after, until| std::future::ready(range(after, until))).flatten()
 }
 
@@ -118,8 +125,6 @@ pub(crate) fn ahead<F: Future>(
     begins.map(move |begin| read(begin, until.min(begin + span))).buffered(AHEAD + 1)
 }
 
-type Parse<T> = fn(&mut Columns<'_>) -> Option<T>;
-
 /// Where a range is read.
 #[derive(Clone)]
 enum Connection {
@@ -134,7 +139,7 @@ enum Connection {
 fn begin<T: Send + 'static>(
     connection: Connection,
     copy: String,
-    parse: Parse<T>,
+    parse: impl Fn(&mut Columns<'_>) -> Option<T> + Send + 'static,
 ) -> impl Stream<Item = Result<Vec<T>, sqlx::Error>> + Send + 'static {
     let (sender, receiver) = mpsc::channel(WAITING);
     tokio::spawn(async move {
@@ -155,7 +160,7 @@ type Chunk<T> = Result<Option<Vec<T>>, sqlx::Error>;
 async fn read<T>(
     connection: &Connection,
     copy: &str,
-    parse: Parse<T>,
+    parse: impl Fn(&mut Columns<'_>) -> Option<T>,
     sender: &mpsc::Sender<Chunk<T>>,
 ) -> Result<(), sqlx::Error> {
     match connection {
@@ -178,7 +183,7 @@ async fn read<T>(
 async fn take_apart<T>(
     conn: &mut PgConnection,
     copy: &str,
-    parse: Parse<T>,
+    parse: impl Fn(&mut Columns<'_>) -> Option<T>,
     sender: &mpsc::Sender<Chunk<T>>,
 ) -> Result<(), sqlx::Error> {
     let mut messages = in_time(conn.copy_out_raw(copy)).await?;
@@ -206,7 +211,12 @@ async fn take_apart<T>(
 }
 
 async fn in_time<T>(answer: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
-    tokio::time::timeout(PATIENCE, answer).await.unwrap_or_else(|_| Err(timed_out()))
+    let mut answer = pin!(answer);
+    // Most messages are here already, and a timer for each would cost as much as taking it apart.
+    match futures::poll!(&mut answer) {
+        Poll::Ready(answered) => answered,
+        Poll::Pending => tokio::time::timeout(PATIENCE, answer).await.unwrap_or_else(|_| Err(timed_out())),
+    }
 }
 
 fn row(columns: &mut Columns<'_>) -> Option<Row> {

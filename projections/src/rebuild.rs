@@ -116,24 +116,22 @@ impl Builder {
         senders: &[mpsc::Sender<Vec<Slotted>>],
     ) -> Result<bool, Failure> {
         let mut hands: Vec<_> = senders.iter().map(|_| (Vec::new(), 0)).collect();
-        let mut events = std::pin::pin!(self.store.log(low, end));
-        while let Some(event) = events.try_next().await? {
+        let mut chunks = std::pin::pin!(self.store.log_as(low, end, Slotted::new));
+        while let Some(chunk) = chunks.try_next().await? {
             if self.stop.is_cancelled() {
                 return Ok(false);
             }
-            let slotted = Slotted::new(event);
-            if slotted.event.position > bound(slotted.slot) {
-                continue;
-            }
-            let lane = usize::from(slotted.slot) % hands.len();
-            let Some((events, bytes)) = hands.get_mut(lane) else { continue };
-            *bytes += size(&slotted.event);
-            events.push(slotted);
-            if events.len() >= BATCH || *bytes >= BATCH_BYTES {
-                *bytes = 0;
-                // A lane that has ended says why when it is joined.
-                if senders[lane].send(std::mem::take(events)).await.is_err() {
-                    return Ok(false);
+            for slotted in chunk.into_iter().filter(|slotted| slotted.event.position <= bound(slotted.slot)) {
+                let lane = usize::from(slotted.slot) % hands.len();
+                let Some((events, bytes)) = hands.get_mut(lane) else { continue };
+                *bytes += size(&slotted.event);
+                events.push(slotted);
+                if events.len() >= BATCH || *bytes >= BATCH_BYTES {
+                    *bytes = 0;
+                    // A lane that has ended says why when it is joined.
+                    if senders[lane].send(std::mem::take(events)).await.is_err() {
+                        return Ok(false);
+                    }
                 }
             }
         }

@@ -146,7 +146,7 @@ const DEEDS: &[(&str, &[&str])] = &[
     ),
     (
         r"ALTER TABLE events DROP CONSTRAINT events_check; UPDATE events SET salt = '\x00' WHERE position = 13",
-        &["position 13, ", "salt does not have 16 bytes"],
+        &["either its body or its hash", "position 13, ", "salt does not have 16 bytes"],
     ),
     ("ALTER TABLE events DROP CONSTRAINT events_tenant_id_sequence_key", &["lacks UNIQUE (tenant_id, sequence)"]),
     (
@@ -181,6 +181,14 @@ const DEEDS: &[(&str, &[&str])] = &[
         &["a row of process_commands"],
     ),
     ("INSERT INTO process_cursor VALUES ('x', 1000000)", &["process_cursor stands at 1000000"]),
+    ("ALTER TABLE events DROP CONSTRAINT events_check", &["either its body or its hash"]),
+    ("ALTER POLICY events_api ON events USING (true)", &["the policies of the events"]),
+    ("CREATE POLICY events_all ON events TO annals_api USING (true)", &["the policies of the events"]),
+    ("GRANT UPDATE ON events TO annals_writer", &["somebody may do more to the events"]),
+    (
+        "CREATE OR REPLACE FUNCTION guard_events() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'",
+        &["the function that guards the events"],
+    ),
     ("SELECT; -- the guards are left down", &["triggers that guard", "row-level security"]),
 ];
 

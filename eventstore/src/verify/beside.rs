@@ -1,4 +1,4 @@
-//! What stands beside the events: heads, incarnations, guards, and tables whose rows belong to streams.
+//! What stands beside the events: heads, incarnations, and tables whose rows belong to streams.
 
 use std::collections::BTreeMap;
 
@@ -15,39 +15,6 @@ use crate::store::StoreError;
 const TENANTS: i64 = 2_000;
 /// How many pages of a table are looked at together.
 const PAGES: i64 = 1_000;
-
-/// What holds the log together while nobody looks: unique indexes, triggers, row-level security.
-pub(super) async fn guards(pools: &Pools, report: &mut Report<'_>) -> Result<(), StoreError> {
-    let keys: Vec<String> = sqlx::query_scalar(
-        "SELECT replace(pg_get_constraintdef(c.oid), '\"', '') FROM pg_constraint c JOIN pg_index i ON i.indexrelid = c.conindid
-         WHERE c.conrelid = 'events'::regclass AND c.contype IN ('p', 'u') AND i.indisvalid AND i.indisunique",
-    )
-    .fetch_all(&pools.reading)
-    .await?;
-    for key in ["PRIMARY KEY (position)", "UNIQUE (tenant_id, sequence)", "UNIQUE (tenant_id, stream_id, version)"] {
-        if !keys.iter().any(|found| found == key) {
-            report.log(format!("the table of events lacks {key}"));
-        }
-    }
-    let triggers: i64 = sqlx::query_scalar(
-        "SELECT count(*) FROM pg_trigger WHERE tgrelid = 'events'::regclass AND tgenabled IN ('O', 'A')
-            AND tgname IN ('guard_events_rows', 'guard_events_table')",
-    )
-    .fetch_one(&pools.reading)
-    .await?;
-    if triggers != 2 {
-        report.log("the triggers that guard the events are not in force".to_owned());
-    }
-    let secured: bool = sqlx::query_scalar(
-        "SELECT relrowsecurity AND relforcerowsecurity FROM pg_class WHERE oid = 'events'::regclass",
-    )
-    .fetch_one(&pools.reading)
-    .await?;
-    if !secured {
-        report.log("row-level security of the events is not in force".to_owned());
-    }
-    Ok(())
-}
 
 /// The lives of the log: their ids rise, and so do the positions where they begin. Gives how many there were.
 pub(super) async fn incarnations(pools: &Pools, report: &mut Report<'_>) -> Result<i64, StoreError> {

@@ -4,6 +4,7 @@
 
 mod beside;
 mod body;
+mod guards;
 mod ids;
 mod order;
 mod types;
@@ -141,7 +142,7 @@ pub async fn verify(dsn: &WriteDsn, tell: &mut (dyn FnMut(Told) + Send)) -> Resu
 async fn all(pools: &Pools, report: &mut Report<'_>) -> Result<Summary, StoreError> {
     let head: i64 = sqlx::query_scalar("SELECT position FROM log_head").fetch_one(&pools.reading).await?;
     (report.tell)(Told::Events(head));
-    beside::guards(pools, report).await?;
+    guards::guards(pools, report).await?;
     let mut summary = walk(pools, head, report).await?;
     summary.incarnations = beside::incarnations(pools, report).await?;
     beside::head(pools, &summary, report).await?;
