@@ -10,6 +10,9 @@ use tokio::sync::Mutex;
 
 /// How many positions a stretch has.
 const STRETCH: i64 = 256;
+/// Whoever is so many positions behind is alone there, and reads ranges of its own: others would only wait for it.
+const FAR: i64 = 10_000;
+const RANGE: i64 = 2_000;
 /// The most bytes of events that are kept for the next one to ask.
 const KEPT_BYTES: usize = 16 * 1024 * 1024;
 
@@ -56,9 +59,13 @@ impl LogReader {
         Self { store, recent: Arc::default() }
     }
 
-    /// Events after a position and not after `end`, in order: as many as lie in one stretch. None where the log does not
-    /// go on.
+    /// Events after a position and not after `end`, in order: as many as lie in one stretch, or in one range where that is
+    /// far away. None where the log does not go on.
     pub(crate) async fn read(&self, after: i64, end: i64) -> Result<Vec<Slotted>, StoreError> {
+        if end - after > FAR {
+            let events = self.store.read_log(after, RANGE).await?;
+            return Ok(events.into_iter().map(Slotted::new).collect());
+        }
         let base = after - after.rem_euclid(STRETCH);
         let end = end.min(base + STRETCH);
         // One reads while the others wait: most of them want just that.
