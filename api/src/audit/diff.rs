@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use axum::http::Method;
+use domain::TypedId;
 use domain::agents::Agent;
 use domain::billing::Subscription;
 use domain::commerce::{Customer, Order};
@@ -93,6 +94,7 @@ struct Difference {
     /// Always `difference`.
     object: &'static str,
     /// The resource.
+    #[schemars(with = "String")]
     id: Value,
     /// Its type.
     #[serde(rename = "type")]
@@ -165,9 +167,9 @@ async fn list(call: Call) -> Result<Answer, Problem> {
     let age = if to.is_some() { 0.0 } else { age };
     point.sequence = to.unwrap_or(point.sequence);
     let (tenant, range, limit) = (call.tenant().uuid(), (from, point.sequence), call.page.limit as i64 + 1);
+    let incarnation = call.state.executor.store().token(tenant, range.1).await?.incarnation;
     let changes = call.state.models.changes(tenant, shape.document, range, below, limit).await;
     let changes = changes.map_err(|error| call.behind(error))?;
-    let incarnation = call.state.executor.store().token(tenant, range.1).await?.incarnation;
     let place = |change: &Change| Place { below: change.after.id, at: range.into(), incarnation }.bytes();
     let stands: Vec<_> =
         changes.iter().map(|change| (change.before.as_ref().map(stand), stand(&change.after))).collect();

@@ -23,7 +23,7 @@ const AS_OF: &str = "as_of";
 /// What was known at a moment.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct AsOf {
+pub struct AsOf {
     /// A sequence, bare or as `Annals-Read-Sequence` gave it, or a time of RFC 3339, which means the highest sequence
     /// recorded by then.
     #[serde(default)]
@@ -79,9 +79,9 @@ async fn list_as_of<A: Resource + Documented>(
     let (mut point, _) = call.await_model_at(A::TABLE, sequence).await?;
     point.sequence = sequence;
     let (tenant, limit) = (call.tenant().uuid(), call.page.limit as i64 + 1);
+    let incarnation = call.state.executor.store().token(tenant, sequence).await?.incarnation;
     let documents = call.state.models.list_as_of(tenant, document::<A>(), sequence, filters, before, limit).await;
     let documents = documents.map_err(|error| call.behind(error))?;
-    let incarnation = call.state.executor.store().token(tenant, sequence).await?.incarnation;
     let place = |document: &Document| Place { below: document.id, at: [sequence], incarnation }.bytes();
     Ok(Answer::new(page_of(call, documents, place, shown_document::<A>).await?).has_read(point, 0.0))
 }

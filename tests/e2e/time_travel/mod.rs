@@ -254,7 +254,8 @@ async fn the_erased_show_nothing_in_the_past(house: &House) {
     let subscription = subscribe(&tenant, customer.id(), plan.id()).await;
     let path = format!("/subscriptions/{}/cancel", subscription.id());
     tenant.post(&path, &json!({"at": "now", "reason": "canary reason"})).expect(200).await;
-    let renamed = tenant.patch("/customers/ext:canary-e1", &json!({"name": "Canary Name II"})).expect(200).await;
+    let renamed =
+        tenant.patch(&format!("/customers/{}", customer.id()), &json!({"name": "Canary Name II"})).expect(200).await;
     let then = tenant.get(&format!("/customers?as_of={}", renamed.sequence())).expect(200).await;
     assert_eq!(then.data()[0]["name"], "Canary Name II");
     erase(&tenant, customer.id()).await;
