@@ -98,7 +98,6 @@ async fn told(client: &Client, query: &str, limit: usize) -> Differences {
 async fn the_past_is_listed_as_it_was_and_differs_by_what_changed(house: &House) {
     let tenant = house.tenant().await;
     let seed = u64::from(std::process::id());
-    println!("seed {seed}");
     let mut shop = Shop::open(&tenant, seed).await;
     let mut paths: Vec<String> = TYPES.iter().map(|(_, path, _)| (*path).to_owned()).collect();
     paths.extend([
@@ -124,8 +123,12 @@ async fn the_past_is_listed_as_it_was_and_differs_by_what_changed(house: &House)
         for (path, then) in &moment.lists {
             for as_of in [moment.sequence.to_string(), moment.recorded_at.clone()] {
                 let (listed, last) = all(&tenant, &with(path, &format!("as_of={as_of}")), 4).await;
-                assert_eq!(&listed, then, "{path} as of {as_of}");
-                assert_eq!(last.header("annals-read-sequence"), moment.sequence.to_string(), "{path} as of {as_of}");
+                assert_eq!(&listed, then, "{path} as of {as_of}, seed {seed}");
+                assert_eq!(
+                    last.header("annals-read-sequence"),
+                    moment.sequence.to_string(),
+                    "{path} as of {as_of}, seed {seed}"
+                );
             }
         }
     }
@@ -134,7 +137,7 @@ async fn the_past_is_listed_as_it_was_and_differs_by_what_changed(house: &House)
             for (kind, path, _) in TYPES {
                 let expected = difference(&from.lists[path], &to.lists[path]);
                 let query = format!("type={kind}&from={}&to={}", from.sequence, to.recorded_at);
-                assert_eq!(told(&tenant, &query, 7).await, expected, "{query}");
+                assert_eq!(told(&tenant, &query, 7).await, expected, "{query}, seed {seed}");
             }
         }
     }
