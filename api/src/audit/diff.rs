@@ -58,6 +58,7 @@ struct DiffQuery {
 /// A type that has a history.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(rename = "ComparedType")]
 enum Kind {
     Customer,
     Order,
@@ -111,6 +112,7 @@ struct Difference {
 
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(rename = "DifferenceKind")]
 enum ChangeKind {
     /// It was created between the two.
     Created,
@@ -120,6 +122,7 @@ enum ChangeKind {
 
 /// Where a resource stands.
 #[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "DifferenceEnd")]
 struct Stand {
     /// Its version.
     version: i64,
@@ -128,7 +131,8 @@ struct Stand {
 }
 
 /// A field that differs.
-#[derive(Debug, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "DifferingField")]
 struct Field {
     /// RFC 6901, into the resource.
     pointer: String,
