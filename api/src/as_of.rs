@@ -2,8 +2,13 @@
 
 use domain::{TenantId, TypedId};
 use eventstore::{EventStore, Standing, StoreError, Token};
+use schemars::{Schema, SchemaGenerator, json_schema};
+use uuid::Uuid;
 
+use crate::call::Call;
+use crate::extract::headers::TOKEN;
 use crate::extract::ids::Moment;
+use crate::problem::{Problem, codes};
 
 /// Why a text names no moment of the log.
 #[derive(Debug, thiserror::Error)]
@@ -50,4 +55,67 @@ pub async fn sequence_of(store: &EventStore, tenant: TenantId, text: &str) -> Re
         return Err(AsOfError::Future);
     }
     Ok(store.sequence_at(tenant, time).await?)
+}
+
+/// A moment, as parameters take it.
+pub fn moment_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "anyOf": [
+        { "type": "integer", "minimum": 0 },
+        { "type": "string", "pattern": TOKEN },
+        { "type": "string", "format": "date-time" },
+    ] })
+}
+
+/// Where a page of the past goes on: below an id, at the sequences that the first page took its moments for. A time must
+/// mean the same on every page, whatever is still being recorded at it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place<const N: usize> {
+    /// What was shown last.
+    pub below: Uuid,
+    /// The moments, the last of them latest.
+    pub at: [i64; N],
+    /// The life of the log that the latest belongs to.
+    pub incarnation: i64,
+}
+
+impl<const N: usize> Place<N> {
+    /// The place in the caller's cursor; refused where its moments were lost when the log was restored.
+    pub async fn of(call: &Call) -> Result<Option<Self>, Problem> {
+        let Some(bytes) = call.cursor().await? else { return Ok(None) };
+        let place = Self::read(&bytes).ok_or_else(|| Problem::of(codes::INVALID_CURSOR))?;
+        let number = place.at.last().copied().unwrap_or(0);
+        call.stands(Token { number, incarnation: place.incarnation }).await?;
+        Ok(Some(place))
+    }
+
+    fn read(bytes: &[u8]) -> Option<Self> {
+        let (id, rest) = bytes.split_at_checked(16)?;
+        let (numbers, []) = rest.as_chunks::<8>() else { return None };
+        let numbers: Vec<_> = numbers.iter().map(|number| i64::from_be_bytes(*number)).collect();
+        let (incarnation, at) = numbers.split_last()?;
+        let (below, at) = (Uuid::from_slice(id).ok()?, at.try_into().ok()?);
+        Some(Self { below, at, incarnation: *incarnation })
+    }
+
+    /// As a cursor has it.
+    pub fn bytes(&self) -> Vec<u8> {
+        let numbers = self.at.iter().chain([&self.incarnation]).flat_map(|number| number.to_be_bytes());
+        self.below.as_bytes().iter().copied().chain(numbers).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_read_as_it_was_written() {
+        let place = Place { below: Uuid::from_u128(7), at: [3, i64::MAX], incarnation: 2 };
+        assert_eq!(Place::read(&place.bytes()), Some(place));
+        let bytes = place.bytes();
+        for bad in [&bytes[..39], &bytes[..32], &bytes[..16], &[]] {
+            assert_eq!(Place::<2>::read(bad), None);
+        }
+        assert_eq!(Place::<1>::read(&bytes), None);
+    }
 }

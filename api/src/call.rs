@@ -156,11 +156,16 @@ impl Call {
     /// Waits until a read model has seen what the caller wants seen, and nothing that was lost; gives how far it has come, and how many seconds ago
     /// that was the newest.
     pub async fn await_model(&self, projector: &str) -> Result<(ReadPoint, f64), Problem> {
+        self.await_model_at(projector, 0).await
+    }
+
+    /// The same of a read model that must also have come to a sequence.
+    pub async fn await_model_at(&self, projector: &str, sequence: i64) -> Result<(ReadPoint, f64), Problem> {
         let tenant = self.tenant().uuid();
         let models = &self.state.models;
         let head = self.head().await?;
         let incarnation = self.state.executor.store().tail().incarnation();
-        let minimum = self.headers.min_sequence.map_or(0, |minimum| minimum.number);
+        let minimum = self.headers.min_sequence.map_or(0, |minimum| minimum.number).max(sequence);
         let point = models.wait(projector, tenant, incarnation, minimum, PATIENCE).await;
         let point = point.map_err(|error| self.behind(error))?;
         Ok((point, point.age_seconds(head)))
@@ -183,22 +188,26 @@ impl Call {
     pub fn behind(&self, error: ReadError) -> Problem {
         match error {
             ReadError::Behind(behind) => {
-                let wanted = self.headers.min_sequence.map_or(0, |minimum| minimum.number);
-                let lag = wanted - behind.point.sequence;
+                let lag = behind.wanted - behind.point.sequence;
                 if lag <= 0 {
                     let detail = "The log was restored, and this list or report does not follow it yet. Repeat the request \
                         in a second.";
                     return Problem::new(codes::READ_MODEL_BEHIND, detail).retry_after(1);
                 }
                 let detail = format!(
-                    "This list or report has seen sequence {}, {lag} short of what `Annals-Min-Sequence` asks for. \
-                     Repeat the request in a second, or leave the header out.",
+                    "This list or report has seen sequence {}, {lag} short of what `Annals-Min-Sequence` or a moment in the \
+                     query asks for. Repeat the request in a second, or ask for less.",
                     behind.point.sequence
                 );
                 Problem::new(codes::READ_MODEL_BEHIND, detail)
                     .with("sequence", behind.point.sequence)
                     .with("lag", lag)
                     .retry_after(1)
+            }
+            ReadError::NoHistoryYet => {
+                let detail = "What these resources were is being made from the log, after a new version of Annals began. \
+                    Repeat the request in some seconds, or leave the moment out.";
+                Problem::new(codes::READ_MODEL_BEHIND, detail).retry_after(5)
             }
             ReadError::UnknownTimeZone(zone) => {
                 Problem::field("time_zone", format!("`{zone}` is not a time zone such as UTC or Europe/Berlin"))
@@ -253,14 +262,14 @@ impl Call {
         Ok(())
     }
 
-    /// The sequence that an `as_of` means: one of the tenant's, or the highest that was recorded by a time.
-    pub async fn sequence_of(&self, as_of: &str) -> Result<i64, Problem> {
-        let sequence = as_of::sequence_of(self.state.executor.store(), self.tenant(), as_of).await;
+    /// The sequence that a parameter means: one of the tenant's, or the highest that was recorded by a time.
+    pub async fn sequence_of(&self, parameter: &str, text: &str) -> Result<i64, Problem> {
+        let sequence = as_of::sequence_of(self.state.executor.store(), self.tenant(), text).await;
         sequence.map_err(|error| match error {
             AsOfError::Lost { survived } => Problem::log_restored(survived),
             AsOfError::Store(error) => error.into(),
             wrong @ (AsOfError::Malformed | AsOfError::Beyond { .. } | AsOfError::Future) => {
-                Problem::field("?as_of", wrong.to_string())
+                Problem::field(format!("?{parameter}"), wrong.to_string())
             }
         })
     }

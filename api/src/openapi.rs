@@ -150,7 +150,8 @@ fn name_countries(value: &mut Value) {
 
 fn describe(operation: &Operation, schemas: &mut Schemas) -> Value {
     let mut described = Map::new();
-    let scope = format!("Needs the scope `{}`.", operation.scope.name);
+    let scopes: Vec<&str> = operation.scopes().iter().map(|scope| scope.name).collect();
+    let scope = format!("Needs the scope `{}`.", scopes.join("` or `"));
     let about = [operation.about, &scope].iter().filter(|text| !text.is_empty()).copied().collect::<Vec<_>>().join(" ");
     described.insert("operationId".into(), operation.name.into());
     described.insert("tags".into(), json!([operation.context()]));
@@ -163,7 +164,7 @@ fn describe(operation: &Operation, schemas: &mut Schemas) -> Value {
         described.insert("requestBody".into(), json!({ "required": !body.optional, "content": content }));
     }
     described.insert("responses".into(), responses(operation, schemas).into());
-    described.insert("x-scope".into(), operation.scope.name.into());
+    described.insert("x-scope".into(), scopes.join(" ").into());
     described.insert("x-rate-class".into(), format!("{:?}", operation.rate).to_lowercase().into());
     let aliases: Vec<String> = ALIASES
         .iter()

@@ -89,6 +89,8 @@ pub struct Operation {
     pub name: &'static str,
     /// What a key needs to call it.
     pub scope: Scope,
+    /// Others, one of which may do in its place: which one is needed depends on a parameter, and the handler asks for it.
+    pub or_scopes: &'static [Scope],
     /// What it will be limited by.
     pub rate: RateClass,
     /// Whether something changes.
@@ -137,6 +139,7 @@ impl Operation {
             // Operations are made once, and are there until the process ends.
             name: String::leak(name.into()),
             scope,
+            or_scopes: &[],
             rate: RateClass::Read,
             kind: Kind::Query,
             keys: Keys::None,
@@ -186,6 +189,12 @@ impl Operation {
     /// Needs another scope than its resource's own.
     pub fn scope(mut self, scope: Scope) -> Self {
         self.scope = scope;
+        self
+    }
+
+    /// May need one of these instead, which depends on a parameter.
+    pub fn or_scopes(mut self, scopes: &'static [Scope]) -> Self {
+        self.or_scopes = scopes;
         self
     }
 
@@ -285,6 +294,11 @@ impl Operation {
     {
         self.handler = Box::new(move |call| Box::pin(handler(call)));
         self
+    }
+
+    /// The scopes one of which is needed.
+    pub fn scopes(&self) -> Vec<Scope> {
+        [&[self.scope], self.or_scopes].concat()
     }
 
     /// Whether its path has an `{id}`.

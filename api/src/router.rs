@@ -169,7 +169,7 @@ async fn answer(
     // A test tenant has a time of its own.
     let now = if principal.for_tests { state.executor.now(principal.tenant).await? } else { now };
     *told = Some((principal.tenant, principal.actor));
-    principal.needs(operation.scope)?;
+    principal.needs_one(&operation.scopes())?;
     let headers = Headers::of(&parts.headers)?;
     let path_id = if operation.has_id() { Some(path_id(parts).await?) } else { None };
     let mut query = Query::parse(parts.uri.query().unwrap_or_default())?;

@@ -1,10 +1,11 @@
 //! JSON schemas of what the API takes and answers, from the types themselves.
 
+use projections::Documented;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
 
 use crate::operation::{Parameter, SchemaFn};
-use crate::resource::Resource;
+use crate::resource::{AsOf, Resource};
 
 /// The fields of a type as parameters of a query string.
 pub fn parameters_of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Vec<Parameter> {
@@ -39,14 +40,18 @@ fn not_null(mut schema: Value) -> Value {
     schema
 }
 
-/// The parameters that lists of a resource can be filtered by.
-pub fn filters_of<A: Resource>(generator: &mut SchemaGenerator) -> Vec<Parameter> {
+/// The parameters that lists of a resource can be filtered by, and the moment that they can be asked for.
+pub fn filters_of<A: Resource + Documented>(generator: &mut SchemaGenerator) -> Vec<Parameter> {
     let parameter = |filter: &crate::resource::Filter| Parameter {
         name: filter.name.to_owned(),
         schema: (filter.schema)(generator).to_value(),
         required: false,
     };
-    A::FILTERS.iter().map(parameter).collect()
+    let mut parameters: Vec<_> = A::FILTERS.iter().map(parameter).collect();
+    if A::HISTORY.is_some() {
+        parameters.extend(parameters_of::<AsOf>(generator));
+    }
+    parameters
 }
 
 /// A resource as it is shown: its id, what it is, its state, and when it came and changed.

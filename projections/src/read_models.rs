@@ -51,6 +51,8 @@ impl ReadPoint {
 pub struct Behind {
     /// How far it has come.
     pub point: ReadPoint,
+    /// How far it should have come.
+    pub wanted: i64,
 }
 
 /// Why a query has no answer.
@@ -59,6 +61,9 @@ pub enum ReadError {
     /// The read model has not seen the sequence that was asked for, after all patience.
     #[error("the read model is behind")]
     Behind(#[from] Behind),
+    /// The rows are those of an older binary, and their history is still being made.
+    #[error("the history of the read model is being made")]
+    NoHistoryYet,
     /// A name that Postgres has no zone for.
     #[error("`{0}` is no time zone")]
     UnknownTimeZone(String),
@@ -164,7 +169,7 @@ impl ReadModels {
             }
             let next = end.min(Instant::now() + pause);
             if next >= end && Instant::now() >= end {
-                return Err(Behind { point }.into());
+                return Err(Behind { point, wanted: sequence }.into());
             }
             if let Ok(Some(seen)) = tokio::time::timeout_at(next, bell.heard(incarnation, tenant, sequence)).await {
                 return Ok(ReadPoint { sequence: seen, incarnation, parked: 0, seen_seconds: 0.0 });

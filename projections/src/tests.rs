@@ -215,7 +215,9 @@ async fn documents_and_the_trail_are_listed_by_what_they_declare() {
 
     // Each tenant has its own, and nobody has those of nobody.
     let mut tx = house.reads.begin(Uuid::nil()).await.unwrap();
-    for table in ["commerce_orders", "audit_entries", "analytics_sales", "projection_sequences"] {
+    for table in
+        ["commerce_orders", "commerce_orders_history", "audit_entries", "analytics_sales", "projection_sequences"]
+    {
         let sql = sqlx::AssertSqlSafe(format!("SELECT count(*) FROM {table}"));
         assert_eq!(sqlx::query_scalar::<_, i64>(sql).fetch_one(&mut *tx).await.unwrap(), 0, "{table}");
     }

@@ -38,6 +38,7 @@ mod replay;
 mod restored;
 mod schemas;
 mod server;
+mod time_travel;
 mod topic;
 mod torture;
 mod verify;
@@ -92,6 +93,7 @@ fn main() -> ExitCode {
         schemas::tests(),
         verify::tests(),
         replay::tests(),
+        time_travel::tests(),
     ]
     .into_iter()
     .flatten()

@@ -1,5 +1,6 @@
-//! What happened: the events themselves, their types, and the trail of who did what.
+//! What happened: the events themselves, their types, the trail of who did what, and what it made of resources.
 
+mod diff;
 mod events;
 mod live;
 mod streams;
@@ -12,5 +13,8 @@ use crate::operation::Operation;
 
 /// The operations of the context.
 pub fn operations() -> Vec<Operation> {
-    [trail::operations(), events::operations(), vec![live::operation()]].into_iter().flatten().collect()
+    [trail::operations(), events::operations(), vec![live::operation(), diff::operation()]]
+        .into_iter()
+        .flatten()
+        .collect()
 }

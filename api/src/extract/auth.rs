@@ -49,11 +49,17 @@ impl Principal {
 
     /// Refuses unless it may do that.
     pub fn needs(&self, scope: Scope) -> Result<(), Problem> {
-        if self.may(scope) {
+        self.needs_one(&[scope])
+    }
+
+    /// Refuses unless it may do one of these.
+    pub fn needs_one(&self, scopes: &[Scope]) -> Result<(), Problem> {
+        if scopes.iter().any(|scope| self.may(*scope)) {
             return Ok(());
         }
-        let detail = format!("The key lacks the scope `{}`. Use a key that has it.", scope.name);
-        Err(Problem::new(codes::FORBIDDEN, detail).with("scope", scope.name))
+        let names: Vec<&str> = scopes.iter().map(|scope| scope.name).collect();
+        let detail = format!("The key lacks the scope `{}`. Use a key that has it.", names.join("` or `"));
+        Err(Problem::new(codes::FORBIDDEN, detail).with("scope", names.join(" ")))
     }
 }
 

@@ -75,6 +75,11 @@ impl Query {
         self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
+    /// What one of them says.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.pairs().find(|(known, _)| *known == name).map(|(_, value)| value)
+    }
+
     /// What is left, as an operation takes it.
     pub fn typed<T: DeserializeOwned>(self) -> Result<T, Problem> {
         strict::typed_query(self.0)

@@ -26,6 +26,7 @@ use crate::schema;
 mod read;
 mod write;
 
+pub use read::{AsOf, shown_document};
 pub use write::create;
 
 /// The most items that a batch may have.
@@ -230,8 +231,10 @@ impl<A: Resource> Of<A> {
     where
         A: Documented,
     {
+        let about =
+            A::HISTORY.map_or("", |_| "With `as_of`, those that there were at that moment, as they stood then.");
         let mut operation = Operation::query(Method::GET, A::PATH, Self::name("list"), A::READ)
-            .about(format!("List {}s, newest first", Self::object()), "")
+            .about(format!("List {}s, newest first", Self::object()), about)
             .paged()
             .answers(schema::listed::<A>)
             .handled(|call| async move { read::list::<A>(call).await });

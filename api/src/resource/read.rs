@@ -2,37 +2,33 @@
 
 use domain::TypedId;
 use eventstore::Until;
-use projections::Documented;
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use projections::{Document, Documented};
+use schemars::JsonSchema;
 use serde::Deserialize;
+use serde_json::Value;
 use uuid::Uuid;
 
 use super::{FilterKind, Resource, document, shown, shown_state};
+use crate::as_of::{Place, moment_schema};
 use crate::audit::shown_event;
 use crate::call::{Call, number_place, page_of, uuid_place};
-use crate::extract::headers::TOKEN;
 use crate::extract::ids::Target;
 use crate::extract::query::Nothing;
 use crate::operation::Answer;
 use crate::problem::Problem;
 
+/// The parameter that asks for what was known at a moment.
+const AS_OF: &str = "as_of";
+
 /// What was known at a moment.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct AsOf {
+pub struct AsOf {
     /// A sequence, bare or as `Annals-Read-Sequence` gave it, or a time of RFC 3339, which means the highest sequence
     /// recorded by then.
     #[serde(default)]
-    #[schemars(schema_with = "as_of_schema")]
+    #[schemars(schema_with = "moment_schema")]
     as_of: Option<String>,
-}
-
-fn as_of_schema(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "anyOf": [
-        { "type": "integer", "minimum": 0 },
-        { "type": "string", "pattern": TOKEN },
-        { "type": "string", "format": "date-time" },
-    ] })
 }
 
 /// The newest version, never a stale one; or the one that stood at a moment.
@@ -44,7 +40,7 @@ pub(super) async fn get<A: Resource>(call: Call) -> Result<Answer, Problem> {
     let (loaded, seen) = match as_of {
         None => (executor.load::<A>(call.tenant(), id).await?, head),
         Some(as_of) => {
-            let sequence = call.sequence_of(&as_of).await?;
+            let sequence = call.sequence_of(AS_OF, &as_of).await?;
             (executor.load_until::<A>(call.tenant(), id, Until::Sequence(sequence)).await?, sequence)
         }
     };
@@ -55,26 +51,50 @@ pub(super) async fn get<A: Resource>(call: Call) -> Result<Answer, Problem> {
     Ok(Answer::new(shown_state::<A>(id, &loaded)?).tagged(&loaded).has_seen(seen, 0.0))
 }
 
-/// A page of documents.
+/// A page of documents, as they are or as they stood at a moment.
 pub(super) async fn list<A: Resource + Documented>(call: Call) -> Result<Answer, Problem> {
-    let before = uuid_place(call.cursor().await?)?;
     let filters = filters::<A>(&call).await?;
     let filters: Vec<(&str, &str)> = filters.iter().map(|(column, value)| (*column, value.as_str())).collect();
+    if let Some(as_of) = call.query.get(AS_OF) {
+        return list_as_of::<A>(&call, &filters, as_of).await;
+    }
+    let before = uuid_place(call.cursor().await?)?;
     let (point, age) = call.await_model(A::TABLE).await?;
     let limit = call.page.limit as i64 + 1;
     let documents = call.state.models.list(call.tenant().uuid(), document::<A>(), &filters, before, limit).await;
     let documents = documents.map_err(|error| call.behind(error))?;
-    let place = |document: &projections::Document| document.id.as_bytes().to_vec();
-    let body = page_of(&call, documents, place, |document| {
-        shown::<A>(A::Id::from(document.id), document.state, document.created_at, document.updated_at)
-    });
-    Ok(Answer::new(body.await?).has_read(point, age))
+    let place = |document: &Document| document.id.as_bytes().to_vec();
+    Ok(Answer::new(page_of(&call, documents, place, shown_document::<A>).await?).has_read(point, age))
+}
+
+async fn list_as_of<A: Resource + Documented>(
+    call: &Call,
+    filters: &[(&str, &str)],
+    as_of: &str,
+) -> Result<Answer, Problem> {
+    let (before, sequence) = match Place::of(call).await? {
+        Some(Place { below, at: [sequence], .. }) => (Some(below), sequence),
+        None => (None, call.sequence_of(AS_OF, as_of).await?),
+    };
+    let (mut point, _) = call.await_model_at(A::TABLE, sequence).await?;
+    point.sequence = sequence;
+    let (tenant, limit) = (call.tenant().uuid(), call.page.limit as i64 + 1);
+    let incarnation = call.state.executor.store().token(tenant, sequence).await?.incarnation;
+    let documents = call.state.models.list_as_of(tenant, document::<A>(), sequence, filters, before, limit).await;
+    let documents = documents.map_err(|error| call.behind(error))?;
+    let place = |document: &Document| Place { below: document.id, at: [sequence], incarnation }.bytes();
+    Ok(Answer::new(page_of(call, documents, place, shown_document::<A>).await?).has_read(point, 0.0))
+}
+
+/// A document as it is shown, personal values still sealed.
+pub fn shown_document<A: Resource>(document: Document) -> Value {
+    shown::<A>(A::Id::from(document.id), document.state, document.created_at, document.updated_at)
 }
 
 /// The values of the columns that the parameters ask for.
-async fn filters<A: Resource>(call: &Call) -> Result<Vec<(&'static str, String)>, Problem> {
+async fn filters<A: Resource + Documented>(call: &Call) -> Result<Vec<(&'static str, String)>, Problem> {
     let mut filters = Vec::new();
-    for (name, value) in call.query.pairs() {
+    for (name, value) in call.query.pairs().filter(|(name, _)| A::HISTORY.is_none() || *name != AS_OF) {
         let pointer = format!("?{name}");
         let Some(filter) = A::FILTERS.iter().find(|filter| filter.name == name) else {
             return Err(Problem::of_field(crate::problem::codes::UNKNOWN_FIELD, pointer, "is no parameter here"));

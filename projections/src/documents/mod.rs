@@ -1,5 +1,6 @@
 //! Resources as documents: the state of one stream, folded by its aggregate, and the columns that lists are filtered by.
 
+mod history;
 mod projector;
 mod types;
 
@@ -15,6 +16,7 @@ use uuid::Uuid;
 use crate::projector::Projector;
 use crate::read_models::{ReadError, ReadModels, active};
 
+pub use history::Change;
 pub use types::DOCUMENTS;
 
 /// An aggregate whose states are kept as documents.
@@ -23,6 +25,14 @@ pub trait Documented: Aggregate {
     const TABLE: &'static str;
     /// What lists can be filtered by, as the migration of the table has it.
     const COLUMNS: &'static [Column<Self>];
+    /// The table of the states that were replaced, of types that keep them: they can be listed as of a moment, and compared
+    /// between two.
+    const HISTORY: Option<&'static str> = None;
+}
+
+/// Rows with a history are others than those without.
+const fn revision<A: Documented>() -> i32 {
+    A::REVISION + A::HISTORY.is_some() as i32
 }
 
 /// A column that lists can be filtered by, and how its value follows from the state.
@@ -63,6 +73,10 @@ pub struct DocumentType {
     pub name: &'static str,
     /// The streams that it shows.
     pub stream: StreamType,
+    /// The table of its history, where it has one.
+    pub history: Option<&'static str>,
+    /// Of the fold that makes its rows.
+    revision: i32,
     column_type: fn(&str) -> Option<&'static str>,
     projector: fn() -> Arc<dyn Projector>,
 }
@@ -79,6 +93,8 @@ pub const fn of<A: Documented>() -> DocumentType {
     DocumentType {
         name: A::TABLE,
         stream: A::STREAM,
+        history: A::HISTORY,
+        revision: revision::<A>(),
         column_type: column_type::<A>,
         projector: projector::projector::<A>,
     }
@@ -110,6 +126,9 @@ pub struct Document {
     pub created_by: String,
 }
 
+/// What a document is read from, in the order that [`document`] reads it.
+const DOCUMENT: &str = "id, state, version, sequence, created_at, updated_at, created_by";
+
 impl ReadModels {
     /// Documents of a type, newest first by id: those below `before` that have all these values, at most `limit`. The
     /// value of a column of ids is a UUID's text.
@@ -121,20 +140,12 @@ impl ReadModels {
         before: Option<Uuid>,
         limit: i64,
     ) -> Result<Vec<Document>, ReadError> {
-        let mut sql = format!(
-            "SELECT id, state, version, sequence, created_at, updated_at, created_by FROM {} \
-             WHERE generation = {} AND tenant_id = $1 AND id < $2",
+        let Some(fits) = fits(kind, filters, 4)? else { return Ok(Vec::new()) };
+        let sql = format!(
+            "SELECT {DOCUMENT} FROM {} WHERE generation = {} AND tenant_id = $1 AND id < $2{fits} ORDER BY id DESC LIMIT $3",
             kind.name,
             active(kind.name)
         );
-        for (place, (name, value)) in filters.iter().enumerate() {
-            let column_type = (kind.column_type)(name).ok_or_else(|| ReadError::UnknownColumn((*name).to_owned()))?;
-            if column_type == "uuid" && Uuid::try_parse(value).is_err() {
-                return Ok(Vec::new());
-            }
-            sql.push_str(&format!(" AND {name} = ${}::{column_type}", place + 4));
-        }
-        sql.push_str(" ORDER BY id DESC LIMIT $3");
         // Only names that the type declares came into the text.
         let mut query = sqlx::query(AssertSqlSafe(sql)).bind(tenant).bind(before.unwrap_or(Uuid::max())).bind(limit);
         for (_, value) in filters {
@@ -145,6 +156,19 @@ impl ReadModels {
         tx.commit().await?;
         rows.iter().map(document).collect()
     }
+}
+
+/// The conditions of filters, whose values are the parameters from `$first` on; none where nothing can fit.
+fn fits(kind: DocumentType, filters: &[(&str, &str)], first: usize) -> Result<Option<String>, ReadError> {
+    let mut sql = String::new();
+    for (place, (name, value)) in filters.iter().enumerate() {
+        let column_type = (kind.column_type)(name).ok_or_else(|| ReadError::UnknownColumn((*name).to_owned()))?;
+        if column_type == "uuid" && Uuid::try_parse(value).is_err() {
+            return Ok(None);
+        }
+        sql.push_str(&format!(" AND {name} = ${}::{column_type}", place + first));
+    }
+    Ok(Some(sql))
 }
 
 fn document(row: &PgRow) -> Result<Document, ReadError> {

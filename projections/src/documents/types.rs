@@ -36,6 +36,7 @@ impl Documented for ApiKey {
 
 impl Documented for Customer {
     const TABLE: &'static str = "commerce_customers";
+    const HISTORY: Option<&'static str> = Some("commerce_customers_history");
     const COLUMNS: &'static [Column<Self>] = &[
         text("country", |customer| customer.country.as_ref().and_then(word)),
         text("status", |customer| word(&customer.status)),
@@ -44,6 +45,7 @@ impl Documented for Customer {
 
 impl Documented for Order {
     const TABLE: &'static str = "commerce_orders";
+    const HISTORY: Option<&'static str> = Some("commerce_orders_history");
     const COLUMNS: &'static [Column<Self>] = &[
         id("customer_id", |order| Some(order.customer.uuid())),
         text("status", |order| word(&order.status)),
@@ -73,6 +75,7 @@ impl Documented for Plan {
 
 impl Documented for Subscription {
     const TABLE: &'static str = "billing_subscriptions";
+    const HISTORY: Option<&'static str> = Some("billing_subscriptions_history");
     const COLUMNS: &'static [Column<Self>] = &[
         id("customer_id", |subscription| Some(subscription.customer.uuid())),
         id("plan_id", |subscription| Some(subscription.plan.uuid())),
@@ -82,6 +85,7 @@ impl Documented for Subscription {
 
 impl Documented for Agent {
     const TABLE: &'static str = "agents_agents";
+    const HISTORY: Option<&'static str> = Some("agents_agents_history");
     const COLUMNS: &'static [Column<Self>] =
         &[text("kind", |agent| word(&agent.kind)), text("status", |agent| word(&agent.status))];
 }
