@@ -41,6 +41,8 @@ pub struct Call {
     pub headers: Headers,
     /// The `{id}` in its path, as it was written.
     pub path_id: Option<String>,
+    /// The `{name}` in its path.
+    pub path_name: Option<String>,
     /// Its parameters but for those of a page.
     pub query: Query,
     /// Which part of a list it wants.
@@ -253,14 +255,14 @@ impl Call {
         Ok(())
     }
 
-    /// The sequence that an `as_of` means: one of the tenant's, or the highest that was recorded by a time.
-    pub async fn sequence_of(&self, as_of: &str) -> Result<i64, Problem> {
-        let sequence = as_of::sequence_of(self.state.executor.store(), self.tenant(), as_of).await;
+    /// The sequence that a field means: one of the tenant's, or the highest that was recorded by a time.
+    pub async fn sequence_of(&self, pointer: &str, moment: &str) -> Result<i64, Problem> {
+        let sequence = as_of::sequence_of(self.state.executor.store(), self.tenant(), moment).await;
         sequence.map_err(|error| match error {
             AsOfError::Lost { survived } => Problem::log_restored(survived),
             AsOfError::Store(error) => error.into(),
             wrong @ (AsOfError::Malformed | AsOfError::Beyond { .. } | AsOfError::Future) => {
-                Problem::field("?as_of", wrong.to_string())
+                Problem::field(pointer, wrong.to_string())
             }
         })
     }

@@ -1,16 +1,21 @@
-//! What happened: the events themselves, their types, and the trail of who did what.
+//! What happened: the events themselves, their types, the trail of who did what, and replays as files.
 
 mod events;
 mod live;
+mod replay_files;
+mod replays;
 mod streams;
 mod trail;
 
 pub use events::{ShownEvent, shown_data, shown_event};
-pub use streams::Streams;
+pub use streams::{LIVE, REPLAYS, Streams};
 
 use crate::operation::Operation;
 
 /// The operations of the context.
 pub fn operations() -> Vec<Operation> {
-    [trail::operations(), events::operations(), vec![live::operation()]].into_iter().flatten().collect()
+    [trail::operations(), events::operations(), vec![live::operation()], replays::operations()]
+        .into_iter()
+        .flatten()
+        .collect()
 }

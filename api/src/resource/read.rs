@@ -44,7 +44,7 @@ pub(super) async fn get<A: Resource>(call: Call) -> Result<Answer, Problem> {
     let (loaded, seen) = match as_of {
         None => (executor.load::<A>(call.tenant(), id).await?, head),
         Some(as_of) => {
-            let sequence = call.sequence_of(&as_of).await?;
+            let sequence = call.sequence_of("?as_of", &as_of).await?;
             (executor.load_until::<A>(call.tenant(), id, Until::Sequence(sequence)).await?, sequence)
         }
     };
