@@ -35,6 +35,7 @@ mod processes;
 mod provider;
 mod random;
 mod replay;
+mod replays;
 mod restored;
 mod schemas;
 mod server;
@@ -92,6 +93,7 @@ fn main() -> ExitCode {
         schemas::tests(),
         verify::tests(),
         replay::tests(),
+        replays::tests(),
     ]
     .into_iter()
     .flatten()

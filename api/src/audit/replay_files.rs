@@ -131,7 +131,7 @@ async fn file(call: Call) -> Result<Answer, Problem> {
     let tasks = reading.call.state.requests.clone();
     let sending = async move {
         if let Err(error) = reading.send(&sender).await {
-            tracing::warn!(error = &error as &dyn std::error::Error, "a file of a replay ends before its end");
+            error.log("a file of a replay ends before its end");
             let _ = sender.send(Err(error)).await;
         }
     };
@@ -159,7 +159,12 @@ async fn manifest(call: Call) -> Result<Answer, Problem> {
         Err(_) => Body::from_stream(stream::unfold(Some(made), |made| async move {
             let mut made = made?;
             match tokio::time::timeout(QUIET, &mut made).await {
-                Ok(text) => Some((text, None)),
+                Ok(text) => {
+                    if let Err(error) = &text {
+                        error.log("a manifest of a replay ends before its end");
+                    }
+                    Some((text, None))
+                }
                 Err(_) => Some((Ok(Bytes::from_static(b"\n")), Some(made))),
             }
         })),
@@ -179,13 +184,15 @@ fn problem(error: ReplayError) -> Problem {
         ReplayError::Condition { .. } => Problem::new(UNDECIDED, format!("`where` {error}.")),
         ReplayError::Store(error) => error.into(),
         ReplayError::Vault(error) => error.into(),
-        ReplayError::Event { .. } => {
-            tracing::error!(error = &error as &dyn std::error::Error, "no table can be made of an event");
-            Problem::new(codes::UNAVAILABLE, format!("{error}. The process that answers can make no table of it."))
-        }
-        ReplayError::Closing | ReplayError::Gone(_) | ReplayError::Io(_) | ReplayError::Unmade(_) => {
-            tracing::error!(error = &error as &dyn std::error::Error, "a replay could not be made");
-            Problem::unavailable()
+        error => {
+            error.log("a replay can't be made");
+            match error {
+                ReplayError::Event { .. } => {
+                    let detail = format!("{error}. The process that answers can make no row of a table of it.");
+                    Problem::new(codes::UNAVAILABLE, detail).retry_after(5)
+                }
+                _ => Problem::unavailable(),
+            }
         }
     }
 }
@@ -208,8 +215,8 @@ impl Reading {
         let mut condition = to_json(&loaded.state.condition);
         executor.vault().open_value(tenant.uuid(), &mut condition).await?;
         let condition = match condition {
-            Value::String(text) => Some(Condition::compile(&text).map_err(|wrong| {
-                tracing::error!(%wrong, "the expression of a replay is none for this program");
+            Value::String(text) => Some(Condition::compile(&text).map_err(|_| {
+                tracing::error!("the expression of a replay is none for this program");
                 Problem::unavailable()
             })?),
             _ => None,

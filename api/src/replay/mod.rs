@@ -59,6 +59,22 @@ pub enum ReplayError {
     Unmade(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
+impl ReplayError {
+    /// Tells the log what happened. What an expression, or a payload, has in it may be personal: that is left out.
+    pub fn log(&self, what: &'static str) {
+        match self {
+            Self::Store(error) => tracing::error!(error = error as &dyn std::error::Error, what),
+            Self::Vault(error) => tracing::error!(error = error as &dyn std::error::Error, what),
+            Self::Io(error) => tracing::error!(error = error as &dyn std::error::Error, what),
+            Self::Condition { sequence, .. } => tracing::warn!(sequence, reason = "undecided", what),
+            Self::Event { sequence, .. } => tracing::error!(sequence, reason = "event", what),
+            Self::Gone(sequence) => tracing::warn!(sequence, reason = "gone", what),
+            Self::Closing => tracing::info!(reason = "closing", what),
+            Self::Unmade(_) => tracing::error!(reason = "unmade", what),
+        }
+    }
+}
+
 macro_rules! unmade {
     ($($error:ty),*) => {$(
         impl From<$error> for ReplayError {
