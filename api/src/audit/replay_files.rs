@@ -40,6 +40,8 @@ const WAITING: usize = 1;
 const BEGINS_WITHIN: Duration = Duration::from_secs(5);
 /// After how long without a byte of a manifest a line end is sent, which means nothing in JSON.
 const QUIET: Duration = Duration::from_secs(5);
+/// What says that a file is whole.
+const END: Bytes = Bytes::new();
 /// The one file of lines.
 const LINES: &str = "events";
 
@@ -126,23 +128,31 @@ async fn file(call: Call) -> Result<Answer, Problem> {
     }
     // A table of one type needs no other.
     let only = if format == ReplayFormat::Parquet { name.strip_suffix(".parquet") } else { None };
+    let sees_personal = call.principal.sees_personal();
     let reading = Reading::begin(call, &loaded, only).await?;
     let (sender, mut receiver) = mpsc::channel(WAITING);
     let tasks = reading.call.state.requests.clone();
     let sending = async move {
-        if let Err(error) = reading.send(&sender).await {
+        let end = reading.send(&sender).await.map(|()| END);
+        if let Err(error) = &end {
             error.log("a file of a replay ends before its end");
-            let _ = sender.send(Err(error)).await;
         }
+        let _ = sender.send(end).await;
     };
     tasks.spawn(sending.in_current_span());
     let first = match tokio::time::timeout(BEGINS_WITHIN, receiver.recv()).await {
-        Ok(Some(Err(error))) => return Err(problem(error)),
-        Ok(first) => first,
+        Ok(Some(Err(error))) => return Err(problem(error, sees_personal)),
+        Ok(first) => Some(first.unwrap_or(Err(ReplayError::Closing))),
         Err(_) => None,
     };
-    let rest = stream::unfold(receiver, |mut receiver| async move { Some((receiver.recv().await?, receiver)) });
-    let answer = Answer::streaming(Body::from_stream(stream::iter(first).chain(rest))).has_seen(head, 0.0);
+    // What is only cut off must not look whole: that it is, is said.
+    let rest = stream::unfold(receiver, |mut receiver| async move {
+        let piece = receiver.recv().await.unwrap_or(Err(ReplayError::Closing));
+        Some((piece, receiver))
+    });
+    let pieces = stream::iter(first).chain(rest);
+    let pieces = pieces.take_while(|piece| std::future::ready(!piece.as_ref().is_ok_and(Bytes::is_empty)));
+    let answer = Answer::streaming(Body::from_stream(pieces)).has_seen(head, 0.0);
     let text = |text: &str| HeaderValue::from_str(text).map_err(|error| Problem::internal(&error));
     let answer = answer.with("content-disposition", text(&format!("attachment; filename=\"{name}\""))?);
     Ok(answer.with("content-type", HeaderValue::from_static(media(format))))
@@ -152,9 +162,10 @@ async fn manifest(call: Call) -> Result<Answer, Problem> {
     call.query.clone().typed::<Nothing>()?;
     let head = call.head().await?;
     let loaded = load(&call).await?;
+    let sees_personal = call.principal.sees_personal();
     let mut made = Box::pin(Reading::begin(call, &loaded, None).await?.manifest());
     let body = match tokio::time::timeout(BEGINS_WITHIN, &mut made).await {
-        Ok(made) => Body::from(made.map_err(problem)?),
+        Ok(made) => Body::from(made.map_err(|error| problem(error, sees_personal))?),
         // What is not polled to its end is dropped, and so ends with the connection.
         Err(_) => Body::from_stream(stream::unfold(Some(made), |made| async move {
             let mut made = made?;
@@ -178,10 +189,14 @@ async fn load(call: &Call) -> Result<Loaded<Replay>, Problem> {
     if loaded.exists() { Ok(loaded) } else { Err(Problem::not_found()) }
 }
 
-/// The problem behind what went wrong before anything was sent.
-fn problem(error: ReplayError) -> Problem {
+/// The problem behind what went wrong before anything was sent. What is wrong may quote the expression, and so persons.
+fn problem(error: ReplayError, sees_personal: bool) -> Problem {
     match error {
-        ReplayError::Condition { .. } => Problem::new(UNDECIDED, format!("`where` {error}.")),
+        ReplayError::Condition { .. } if sees_personal => Problem::new(UNDECIDED, format!("`where` {error}.")),
+        ReplayError::Condition { sequence, .. } => Problem::new(
+            UNDECIDED,
+            format!("`where` at sequence {sequence}: a key with `personal:read` is told what is wrong."),
+        ),
         ReplayError::Store(error) => error.into(),
         ReplayError::Vault(error) => error.into(),
         error => {

@@ -54,5 +54,5 @@ pub(super) fn csv(all: &[Shown]) -> Result<Vec<u8>, ReplayError> {
             &data,
         ])?;
     }
-    Ok(rows.into_inner().map_err(|error| ReplayError::Io(error.into_error()))?)
+    rows.into_inner().map_err(|error| ReplayError::Io(error.into_error()))
 }
