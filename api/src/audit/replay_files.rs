@@ -279,7 +279,9 @@ impl Reading {
             return Err(ReplayError::Gone(stands));
         }
         self.stands = stands;
-        Ok(Some(self.selection.block(events, self.format).await??))
+        let (selection, format, runtime) = (self.selection.clone(), self.format, tokio::runtime::Handle::current());
+        let block = move || runtime.block_on(selection.block(events, format));
+        Ok(Some(tokio::task::spawn_blocking(block).await??))
     }
 
     /// Makes the file and sends it, as fast as it is taken and for as long as somebody takes it.

@@ -1,14 +1,12 @@
 //! Which events a replay has, and how each of them is shown.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use commands::Vault;
 use domain::audit::ReplayFormat;
 use domain::{TenantId, TypedId};
 use eventstore::{EventFilter, RecordedEvent};
 use serde_json::Value;
-use tokio::task::JoinHandle;
 
 use super::ReplayError;
 use super::condition::Condition;
@@ -110,15 +108,9 @@ impl Selection {
         EventFilter { event_type: self.only_type().map(str::to_owned), stream: None }
     }
 
-    /// Some events, encoded as far as they are wanted. It is done on a thread where it may take its time: requests are
-    /// answered meanwhile.
-    pub fn block(
-        self: &Arc<Self>,
-        events: Vec<RecordedEvent>,
-        format: ReplayFormat,
-    ) -> JoinHandle<Result<Block, ReplayError>> {
-        let (selection, runtime) = (self.clone(), tokio::runtime::Handle::current());
-        tokio::task::spawn_blocking(move || Block::of(runtime.block_on(selection.select(events))?, format))
+    /// Some events, encoded as far as they are wanted. It computes for long: not on a thread that answers requests.
+    pub async fn block(&self, events: Vec<RecordedEvent>, format: ReplayFormat) -> Result<Block, ReplayError> {
+        Block::of(self.select(events).await?, format)
     }
 
     /// Those of some events that are wanted, as they are shown.

@@ -176,7 +176,8 @@ async fn fill(
     let chunks = store.tenant_chunks(selection.tenant.uuid(), range.after, range.until, filter);
     let blocks = chunks.map_err(ReplayError::from).map_ok(move |events| {
         let passed = events.first().zip(events.last()).map(|(first, last)| (first.sequence, last.sequence));
-        let block = selection.block(events, format);
+        let selection = selection.clone();
+        let block = tokio::spawn(async move { selection.block(events, format).await });
         async move { Ok((passed, block.await??)) }
     });
     let mut blocks = std::pin::pin!(blocks.try_buffered(AHEAD));
