@@ -13,7 +13,6 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::audit::Streams;
 use crate::config::Config;
 use crate::health::Health;
 use crate::state::{Settings, State};
@@ -170,10 +169,9 @@ impl App {
         let health = Health::new(executor.clone(), models.clone(), kafka, relay.clone(), runs);
         let settings = Settings { erasure_delay: config.erasure_delay };
         let metrics = telemetry::start_metrics()?;
-        let streams = Streams::until(stops.server.clone());
         let operator = Operator::connect(store.clone(), &config.read);
         let operator = operator.map_err(|error| StartError::Projections(error.into()))?;
-        let state = State::new(executor.clone(), (models, operator), egress, settings, health, metrics, streams);
+        let state = State::new(executor.clone(), (models, operator), egress, settings, health, metrics, &stops.server);
         let state = Arc::new(state);
         let listen = |source| StartError::Listen { address: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(listen)?;

@@ -41,6 +41,8 @@ pub struct Call {
     pub headers: Headers,
     /// The `{id}` in its path, as it was written.
     pub path_id: Option<String>,
+    /// The `{name}` in its path.
+    pub path_name: Option<String>,
     /// Its parameters but for those of a page.
     pub query: Query,
     /// Which part of a list it wants.
@@ -262,14 +264,14 @@ impl Call {
         Ok(())
     }
 
-    /// The sequence that a parameter means: one of the tenant's, or the highest that was recorded by a time.
-    pub async fn sequence_of(&self, parameter: &str, text: &str) -> Result<i64, Problem> {
-        let sequence = as_of::sequence_of(self.state.executor.store(), self.tenant(), text).await;
+    /// The sequence that a field means: one of the tenant's, or the highest that was recorded by a time.
+    pub async fn sequence_of(&self, pointer: &str, moment: &str) -> Result<i64, Problem> {
+        let sequence = as_of::sequence_of(self.state.executor.store(), self.tenant(), moment).await;
         sequence.map_err(|error| match error {
             AsOfError::Lost { survived } => Problem::log_restored(survived),
             AsOfError::Store(error) => error.into(),
             wrong @ (AsOfError::Malformed | AsOfError::Beyond { .. } | AsOfError::Future) => {
-                Problem::field(format!("?{parameter}"), wrong.to_string())
+                Problem::field(pointer, wrong.to_string())
             }
         })
     }

@@ -6,7 +6,7 @@
 //! `docs/adding-a-context.md` is the recipe.
 //!
 //! Architecture Invariant: the tenant comes from the credential alone, handlers see one tenant, and personal values are
-//! opened in one place, the edge of an operation.
+//! opened in two places, the edge of an operation and the selection of a replay.
 
 pub mod agents;
 pub mod aliases;
@@ -33,6 +33,7 @@ pub mod pages;
 pub mod patient;
 pub mod privacy;
 pub mod problem;
+pub mod replay;
 pub mod resource;
 pub mod router;
 pub mod schema;

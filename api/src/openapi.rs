@@ -190,6 +190,11 @@ fn parameters(operation: &Operation, schemas: &mut Schemas) -> Vec<Value> {
         };
         all.push(json!({ "name": "id", "in": "path", "required": true, "schema": schema, "example": example }));
     }
+    if operation.has_name() {
+        let about = "One of the `name`s that the resource lists.";
+        let schema = json!({ "type": "string", "pattern": "^[a-z0-9_.]{1,100}$" });
+        all.push(json!({ "name": "name", "in": "path", "required": true, "description": about, "schema": schema, "example": "events.jsonl" }));
+    }
     for parameter in (operation.parameters)(&mut schemas.taken) {
         let mut shown = json!({ "name": parameter.name, "in": "query", "schema": parameter.schema });
         if let (Some(shown), Some(about)) = (shown.as_object_mut(), parameter.schema.get("description")) {
@@ -257,7 +262,8 @@ fn prefix(operation: &Operation) -> &'static str {
 fn responses(operation: &Operation, schemas: &mut Schemas) -> Map<String, Value> {
     let mut all = Map::new();
     let schema: Schema = (operation.answer)(&mut schemas.answered);
-    let content = json!({ operation.media(): { "schema": schema } });
+    let content: Map<_, _> =
+        operation.media.iter().map(|media| ((*media).to_owned(), json!({ "schema": schema }))).collect();
     let success = json!({
         "description": operation.summary,
         "headers": answered(operation),

@@ -83,7 +83,7 @@ pub struct BodyOf {
 pub struct Operation {
     /// GET, POST or PATCH.
     pub method: Method,
-    /// Below `/api/v1`; a parameter is always called `{id}`.
+    /// Below `/api/v1`; a parameter is called `{id}`, and one of what is beneath a resource `{name}`.
     pub path: String,
     /// `context.aggregate.command`, permanent: it names spans, metrics and commands in the metadata of events.
     pub name: &'static str,
@@ -121,6 +121,8 @@ pub struct Operation {
     pub waits: bool,
     /// Whether it answers with Server-Sent Events, and so takes `Last-Event-ID`.
     pub streams: bool,
+    /// The types that its answer may have; the first, unless it says another.
+    pub media: &'static [&'static str],
     /// What carries it out.
     pub handler: Handler,
 }
@@ -155,6 +157,7 @@ impl Operation {
             tagged: false,
             waits: false,
             streams: false,
+            media: &["application/json"],
             handler: Box::new(|_| Box::pin(async { Err(Problem::not_found()) })),
         }
     }
@@ -269,7 +272,13 @@ impl Operation {
     /// Answers with Server-Sent Events for as long as the caller listens, and takes `Last-Event-ID`.
     pub fn streams(mut self) -> Self {
         self.streams = true;
-        self.refuses(&[codes::RATE_LIMITED])
+        self.of_media(&["text/event-stream"]).refuses(&[codes::RATE_LIMITED])
+    }
+
+    /// Answers with one of these types.
+    pub fn of_media(mut self, media: &'static [&'static str]) -> Self {
+        self.media = media;
+        self
     }
 
     /// Its body must be there.
@@ -306,14 +315,14 @@ impl Operation {
         self.path.contains("{id}")
     }
 
+    /// Whether its path has a `{name}`.
+    pub fn has_name(&self) -> bool {
+        self.path.contains("{name}")
+    }
+
     /// The context that it belongs to.
     pub fn context(&self) -> &'static str {
         self.name.split('.').next().unwrap_or(self.name)
-    }
-
-    /// The type of what it answers.
-    pub fn media(&self) -> &'static str {
-        if self.streams { "text/event-stream" } else { "application/json" }
     }
 
     /// Every problem that it may answer with.
@@ -401,7 +410,7 @@ impl Answer {
         Self { status: None, body, headers: Vec::new(), tokens: Tokens::default(), later: None, stream: None }
     }
 
-    /// With what an operation that [`streams`](Operation::streams) makes bit by bit.
+    /// With what an operation makes bit by bit.
     pub fn streaming(stream: Body) -> Self {
         Self { stream: Some(stream), ..Self::new(Value::Null) }
     }

@@ -171,13 +171,14 @@ async fn answer(
     *told = Some((principal.tenant, principal.actor));
     principal.needs_one(&operation.scopes())?;
     let headers = Headers::of(&parts.headers)?;
-    let path_id = if operation.has_id() { Some(path_id(parts).await?) } else { None };
+    let mut names = path_parameters(operation, parts).await?.into_iter();
+    let (path_id, path_name) = (names.next(), names.next());
     let mut query = Query::parse(parts.uri.query().unwrap_or_default())?;
     let page = if operation.paged { query.page()? } else { Page::default() };
     let trace = parts.extensions.get::<Trace>().cloned().unwrap_or_else(|| Trace::of(&parts.headers));
     let sets = parts.extensions.get::<&'static Alias>().map_or(&[][..], |alias| alias.sets);
     let body = read_body(operation, &parts.headers, body, sets).await?;
-    let mut call = Call { state, operation, principal, trace, headers, path_id, query, page, body, now };
+    let mut call = Call { state, operation, principal, trace, headers, path_id, path_name, query, page, body, now };
     if operation.kind == crate::operation::Kind::Command {
         call.query.clone().typed::<crate::extract::query::Nothing>()?;
     }
@@ -197,10 +198,13 @@ async fn answer(
     Ok((respond(operation, answer), later))
 }
 
-/// The `{id}` of the path, percent-decoded. What is no UTF-8 is nobody's id.
-async fn path_id(parts: &mut Parts) -> Result<String, Problem> {
+/// The `{id}` and the `{name}` of the path, percent-decoded. What is no UTF-8 is nobody's.
+async fn path_parameters(operation: &Operation, parts: &mut Parts) -> Result<Vec<String>, Problem> {
+    if !operation.has_id() {
+        return Ok(Vec::new());
+    }
     let parameters = RawPathParams::from_request_parts(parts, &()).await.map_err(|_| Problem::not_found())?;
-    parameters.iter().next().map(|(_, id)| id.to_owned()).ok_or_else(Problem::not_found)
+    Ok(parameters.iter().map(|(_, value)| value.to_owned()).collect())
 }
 
 async fn read_body(
@@ -241,7 +245,8 @@ fn respond(operation: &Operation, answer: Answer) -> Response<Body> {
     let status = answer.status.unwrap_or(operation.status);
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(operation.media()));
+    headers
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static(operation.media.first().unwrap_or(&"application/json")));
     for (name, value) in answer.headers {
         headers.insert(name, value);
     }
@@ -264,7 +269,8 @@ mod tests {
             assert!(seen.insert(operation.name), "{operation:?}: the name is taken");
             assert!(seen.insert(&*format!("{} {}", operation.method, operation.path).leak()), "{operation:?}");
             assert!(!operation.summary.is_empty(), "{operation:?} says nothing");
-            assert_eq!(operation.path.matches('{').count(), usize::from(operation.has_id()), "{operation:?}");
+            let parameters = usize::from(operation.has_id()) + usize::from(operation.has_name());
+            assert_eq!(operation.path.matches('{').count(), parameters, "{operation:?}");
             let verb = operation.scope.name.split(':').nth(1);
             let reads = operation.method == Method::GET || operation.kind == crate::operation::Kind::Query;
             assert_eq!(verb == Some("read"), reads, "{operation:?} needs {}", operation.scope.name);

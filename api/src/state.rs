@@ -8,9 +8,10 @@ use commands::egress::Egress;
 use metrics_exporter_prometheus::PrometheusHandle;
 use projections::{Operator, ReadModels};
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::audit::Streams;
+use crate::audit::{LIVE, REPLAYS, Streams};
 use crate::extract::auth::ApiKeys;
 use crate::health::Health;
 
@@ -45,6 +46,8 @@ pub struct State {
     pub waiting: Semaphore,
     /// The streams of events that are open.
     pub streams: Arc<Streams>,
+    /// The files and manifests of replays that are read.
+    pub replays: Arc<Streams>,
     /// The figures for `/metrics`.
     pub metrics: PrometheusHandle,
 }
@@ -57,7 +60,7 @@ pub struct Settings {
 }
 
 impl State {
-    /// Over both sides.
+    /// Over both sides; streams end once `stop` is cancelled.
     pub fn new(
         executor: Executor,
         (models, operator): (ReadModels, Operator),
@@ -65,12 +68,27 @@ impl State {
         settings: Settings,
         health: Health,
         metrics: PrometheusHandle,
-        streams: Streams,
+        stop: &CancellationToken,
     ) -> Self {
         let keys = ApiKeys::new(executor.store().clone());
         let (room, waiting) = (Arc::new(Semaphore::new(REQUESTS_AT_A_TIME)), Semaphore::new(WAITING_AT_A_TIME));
-        let (requests, streams) = (TaskTracker::new(), Arc::new(streams));
-        Self { executor, models, operator, egress, keys, settings, health, requests, room, waiting, streams, metrics }
+        let [streams, replays] = [LIVE, REPLAYS].map(|bounds| Arc::new(Streams::until(stop.clone(), bounds)));
+        let requests = TaskTracker::new();
+        Self {
+            executor,
+            models,
+            operator,
+            egress,
+            keys,
+            settings,
+            health,
+            requests,
+            room,
+            waiting,
+            streams,
+            replays,
+            metrics,
+        }
     }
 }
 

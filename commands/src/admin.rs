@@ -1,10 +1,11 @@
 //! What an operator does from the command line: tenants and their keys, as streams like all else.
 
 use chrono::{DateTime, TimeDelta, Utc};
+use domain::audit::{Replay, ReplayCommand, ReplayError, Requested};
 use domain::identity::{ApiKey, ApiKeyCommand, ApiKeyError};
 use domain::tenancy::{Tenant, TenantCommand, TenantError, TestClock, TestClockCommand};
 use domain::text::Line;
-use domain::{AnyId, ApiKeyId, Context, SystemId, TenantId, TypedId};
+use domain::{AnyId, ApiKeyId, Context, ReplayId, SystemId, TenantId, TypedId};
 use eventstore::{ApiKeyRow, TenantClock, new_id};
 use secrecy::SecretString;
 use uuid::Uuid;
@@ -62,6 +63,18 @@ pub async fn create_key(
         Some(ApiKeyRow { key_id: id.uuid(), hash: Some(key.hash), scopes: scopes.clone(), expires_at, revoked: false });
     let receipt = executor.execute::<ApiKey>(cc, id, ApiKeyCommand::Create { name, scopes, expires_at }).await?;
     Ok((receipt, key.text))
+}
+
+/// Records that events of a tenant are taken out from the command line.
+pub async fn request_replay(
+    executor: &Executor,
+    tenant: TenantId,
+    request: Requested,
+) -> Result<Receipt<Replay>, ExecuteError<ReplayError>> {
+    let id = ReplayId::from(new_id());
+    let ctx = Context::new(tenant, operator(), executor.now(tenant).await?);
+    let cc = CommandContext::new(ctx, "audit.replay.create").creating();
+    executor.execute::<Replay>(cc, id, ReplayCommand::Request { id, request }).await
 }
 
 /// Withdraws a key; it stops working within the few seconds that authentication remembers it.

@@ -2,7 +2,7 @@
 # The tenants that ./dev makes, each once: what was made is remembered in JSON files that only their owner can read.
 
 readonly ALL_SCOPES=(
-    commerce:read commerce:write billing:read billing:write agents:read agents:write tenancy:read tenancy:write crm:read crm:write privacy:read privacy:write privacy:approve personal:read analytics:read audit:read
+    commerce:read commerce:write billing:read billing:write agents:read agents:write tenancy:read tenancy:write crm:read crm:write privacy:read privacy:write privacy:approve personal:read analytics:read audit:read audit:write
 )
 
 # json_text JSON FIELD: the first text of that name. Enough for what the binary prints; jq need not be there.

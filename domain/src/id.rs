@@ -168,6 +168,8 @@ ids! {
     PlanId = "pln";
     /// A subscription.
     SubscriptionId = "sub";
+    /// A replay; its UUID is the subject of its expression.
+    ReplayId = "rpl";
     /// An actor of the house itself.
     SystemId = "sys";
 }

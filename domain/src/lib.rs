@@ -5,6 +5,7 @@
 
 pub mod agents;
 pub mod aggregate;
+pub mod audit;
 pub mod billing;
 pub mod calendar;
 pub mod commerce;
@@ -27,8 +28,8 @@ pub use calendar::TimeZone;
 pub use context::Context;
 pub use event::{DecodeError, Event, EventType, event_type};
 pub use id::{
-    AgentId, AnyId, ApiKeyId, CustomerId, ErasureId, IdError, NoteId, OrderId, PlanId, PrivacyRequestId, RunId,
-    SubscriptionId, SystemId, TenantId, TestClockId, TypedId,
+    AgentId, AnyId, ApiKeyId, CustomerId, ErasureId, IdError, NoteId, OrderId, PlanId, PrivacyRequestId, ReplayId,
+    RunId, SubscriptionId, SystemId, TenantId, TestClockId, TypedId,
 };
 pub use money::{Currency, Money, MoneyError};
 pub use names::StreamType;
@@ -49,6 +50,7 @@ pub fn catalogue() -> Vec<&'static EventType> {
         agents::RunEvent::TYPES,
         billing::PlanEvent::TYPES,
         billing::SubscriptionEvent::TYPES,
+        audit::ReplayEvent::TYPES,
     ]
     .into_iter()
     .flatten()

@@ -59,6 +59,8 @@ stream_types! {
     SUBSCRIPTION = "billing.subscription", "sub",
         ["subscription.started", "subscription.changed", "subscription.renewed",
          "subscription.cancellation_scheduled", "subscription.reactivated", "subscription.cancelled"];
+    /// History that somebody takes out, as files.
+    REPLAY = "audit.replay", "rpl", ["replay.requested"];
 }
 
 /// Prefix of the ids of the house's own actors (processes, the command line).
@@ -98,6 +100,7 @@ scopes! {
     TENANCY_READ = "tenancy:read", "Reads the clock of a test tenant.";
     TENANCY_WRITE = "tenancy:write", "Advances the clock of a test tenant.";
     AUDIT_READ = "audit:read", "Reads the audit trail and the event history.";
+    AUDIT_WRITE = "audit:write", "Makes replays, which take the event history out as files.";
     OPERATIONS_READ = "operations:read", "Sees how the house is, whatever the tenant: for those who run it.";
     OPERATIONS_WRITE = "operations:write", "Pauses, retries and rebuilds projections: for those who run the house.";
 }

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use domain::{
-    Aggregate, Event, StreamType, agents, billing, commerce, crm, identity, names, privacy, process, tenancy,
+    Aggregate, Event, StreamType, agents, audit, billing, commerce, crm, identity, names, privacy, process, tenancy,
 };
 use serde_json::{Value, json};
 
@@ -157,6 +157,7 @@ fn what_was_folded_once_is_folded_alike_until_the_revision_is_raised() {
         of::<agents::Run>(),
         of::<billing::Plan>(),
         of::<billing::Subscription>(),
+        of::<audit::Replay>(),
     ];
     assert_eq!(folds.map(|(stream, ..)| stream), *names::STREAM_TYPES);
     let folder = schemas().join("folds");

@@ -55,6 +55,7 @@ impl Operation {
             "subscriptions" | "payments" => "sub",
             "agents" => "agt",
             "runs" => "run",
+            "replays" => "rpl",
             // What stands there has a name.
             "admin" => "prj",
             other => panic!("whose ids are below /{other}? Say so here"),
@@ -63,7 +64,7 @@ impl Operation {
 
     /// The operation at one id.
     fn at(&self, tenant: &Tenant, id: &str) -> Call {
-        let call = tenant.call(self.method.clone(), &self.path.replace("{id}", id));
+        let call = tenant.call(self.method.clone(), &self.path.replace("{id}", id).replace("{name}", "events.jsonl"));
         if self.method == Method::POST { call.header("idempotency-key", "bad-input") } else { call }
     }
 
@@ -328,6 +329,7 @@ async fn one_of_each(tenant: &Tenant, external_id: &str) -> HashMap<&'static str
         ("sub", "/subscriptions".to_owned(), json!({"customer": customer.id(), "plan": plan.id()})),
         ("run", format!("/agents/{}/execute", agent.id()), json!({"input": {}})),
         ("prq", "/privacy/requests".to_owned(), json!({"customer": customer.id(), "kind": "erasure"})),
+        ("rpl", "/replays".to_owned(), json!({"format": "jsonl"})),
     ];
     let mut ids =
         HashMap::from([("cus", customer), ("pln", plan), ("agt", agent)].map(|(p, a)| (p, a.id().to_owned())));
@@ -377,6 +379,7 @@ fn another(example: &Value) -> Option<Value> {
         "/llm/model",
         "/task_type",
         "/advance_to",
+        "/where",
     ];
     let mut other = example.clone();
     let field = fields.into_iter().find(|field| other.pointer(field).is_some());

@@ -42,6 +42,7 @@ const SCOPES: &[&str] = &[
     "personal:read",
     "analytics:read",
     "audit:read",
+    "audit:write",
     "operations:read",
     "operations:write",
 ];

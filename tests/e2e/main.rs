@@ -35,6 +35,7 @@ mod processes;
 mod provider;
 mod random;
 mod replay;
+mod replays;
 mod restored;
 mod schemas;
 mod server;
@@ -94,6 +95,7 @@ fn main() -> ExitCode {
         verify::tests(),
         replay::tests(),
         time_travel::tests(),
+        replays::tests(),
     ]
     .into_iter()
     .flatten()

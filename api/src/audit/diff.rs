@@ -195,9 +195,9 @@ async fn list(call: Call) -> Result<Answer, Problem> {
 
 /// The sequences that are asked for; without the later one it is what the read model has seen.
 async fn range(call: &Call, query: &DiffQuery) -> Result<(i64, Option<i64>), Problem> {
-    let from = call.sequence_of("from", &query.from).await?;
+    let from = call.sequence_of("?from", &query.from).await?;
     let Some(to) = &query.to else { return Ok((from, None)) };
-    let to = call.sequence_of("to", to).await?;
+    let to = call.sequence_of("?to", to).await?;
     if from > to {
         return Err(Problem::field(
             "?from",

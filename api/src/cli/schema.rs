@@ -11,9 +11,7 @@ use super::Failure;
 use super::verify::progress;
 use super::writer::{err, out};
 use crate::config::Config;
-
-/// How many names are told in the place of one that is none.
-const NEAR: usize = 5;
+use crate::replay::near;
 
 /// Counts the events of the log by type and version, and names those that this program can't read.
 pub(super) async fn check(config: &Config) -> Result<ExitCode, Failure> {
@@ -72,11 +70,4 @@ pub(super) fn show(name: &str, version: Option<i32>) -> Result<(), Failure> {
 fn upcasters(kind: &EventType) -> Vec<Value> {
     let steps = kind.upcasters.iter();
     steps.map(|step| json!({ "from": step.from, "to": step.from + 1, "by": step.named })).collect()
-}
-
-/// The names that are most like one that is none.
-pub(super) fn near(name: &str) -> Vec<String> {
-    let mut names: Vec<_> = domain::catalogue().iter().map(|kind| kind.name).collect();
-    names.sort_by(|a, b| strsim::jaro_winkler(name, b).total_cmp(&strsim::jaro_winkler(name, a)));
-    names.into_iter().take(NEAR).map(|name| format!("`{name}`")).collect()
 }

@@ -105,7 +105,7 @@ pub struct Beside {
     pub name: &'static str,
     /// What it is.
     pub schema: SchemaOf,
-    /// Its value, from the state and the moment of the first event.
+    /// Its value, from what is shown before it (the id, the state) and the moment of the first event.
     pub value: fn(&Map<String, Value>, DateTime<Utc>) -> Value,
 }
 
@@ -117,12 +117,14 @@ pub fn time(time: DateTime<Utc>) -> String {
 /// A resource as it is shown, personal values still sealed.
 pub fn shown<A: Resource>(id: A::Id, state: Value, created_at: DateTime<Utc>, updated_at: DateTime<Utc>) -> Value {
     let state = if let Value::Object(state) = state { state } else { Map::new() };
-    let beside: Vec<_> = A::BESIDE.iter().map(|beside| (beside.name, (beside.value)(&state, created_at))).collect();
-    let mut shown = Map::with_capacity(state.len() + beside.len() + 4);
+    let mut shown = Map::with_capacity(state.len() + A::BESIDE.len() + 4);
     shown.insert("id".into(), id.to_string().into());
     shown.insert("object".into(), A::OBJECT.into());
     shown.extend(state);
-    shown.extend(beside.into_iter().map(|(name, value)| (name.to_owned(), value)));
+    for beside in A::BESIDE {
+        let value = (beside.value)(&shown, created_at);
+        shown.insert(beside.name.into(), value);
+    }
     shown.insert("created_at".into(), time(created_at).into());
     shown.insert("updated_at".into(), time(updated_at).into());
     Value::Object(shown)

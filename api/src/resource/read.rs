@@ -40,7 +40,7 @@ pub(super) async fn get<A: Resource>(call: Call) -> Result<Answer, Problem> {
     let (loaded, seen) = match as_of {
         None => (executor.load::<A>(call.tenant(), id).await?, head),
         Some(as_of) => {
-            let sequence = call.sequence_of(AS_OF, &as_of).await?;
+            let sequence = call.sequence_of("?as_of", &as_of).await?;
             (executor.load_until::<A>(call.tenant(), id, Until::Sequence(sequence)).await?, sequence)
         }
     };
@@ -74,7 +74,7 @@ async fn list_as_of<A: Resource + Documented>(
 ) -> Result<Answer, Problem> {
     let (before, sequence) = match Place::of(call).await? {
         Some(Place { below, at: [sequence], .. }) => (Some(below), sequence),
-        None => (None, call.sequence_of(AS_OF, as_of).await?),
+        None => (None, call.sequence_of("?as_of", as_of).await?),
     };
     let (mut point, _) = call.await_model_at(A::TABLE, sequence).await?;
     point.sequence = sequence;

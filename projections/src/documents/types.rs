@@ -2,6 +2,7 @@
 
 use domain::TypedId;
 use domain::agents::Agent;
+use domain::audit::Replay;
 use domain::billing::{Plan, Subscription};
 use domain::commerce::{Customer, Order};
 use domain::crm::Note;
@@ -22,6 +23,7 @@ pub const DOCUMENTS: &[DocumentType] = &[
     of::<Plan>(),
     of::<Subscription>(),
     of::<Agent>(),
+    of::<Replay>(),
 ];
 
 impl Documented for Tenant {
@@ -88,4 +90,10 @@ impl Documented for Agent {
     const HISTORY: Option<&'static str> = Some("agents_agents_history");
     const COLUMNS: &'static [Column<Self>] =
         &[text("kind", |agent| word(&agent.kind)), text("status", |agent| word(&agent.status))];
+}
+
+impl Documented for Replay {
+    const TABLE: &'static str = "audit_replays";
+    const COLUMNS: &'static [Column<Self>] =
+        &[text("format", |replay| word(&replay.format)), text("status", |replay| word(&replay.status))];
 }

@@ -1,25 +1,18 @@
-//! `annals replay`: a tenant's history as files for analysts. It streams: memory does not grow with the log, and the same
-//! call gives the same bytes, whenever it is made.
-//!
-//! Chunks of events come from the log some ranges ahead. Each is shown, filtered and encoded in a task of its own, several
-//! at a time; [`sink`] takes them in order.
+//! `annals replay`: a tenant's history as files for analysts, on this machine. Chunks of events come from the log some
+//! ranges ahead, and several are encoded at a time; see [`crate::replay`].
 
-mod columns;
-mod condition;
 mod file;
-mod manifest;
-mod selection;
-mod sink;
-mod table;
+mod place;
 mod target;
-mod text;
 
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Args;
+use commands::{Executor, Vault, admin};
+use domain::audit::{ReplayFormat, Requested};
 use domain::{TenantId, TypedId};
-use eventstore::{EventFilter, EventStore};
+use eventstore::EventStore;
 use futures::TryStreamExt;
 use indicatif::ProgressBar;
 
@@ -29,12 +22,10 @@ use super::writer::out;
 use crate::app::{open_store, open_vault};
 use crate::as_of::sequence_of;
 use crate::config::Config;
+use crate::replay::{Condition, Manifest, Personal, Place, Range, ReplayError, Selection, Sink, wanted};
 use crate::resource::to_json;
 
-use condition::Condition;
-use manifest::{Manifest, Range};
-use selection::{Personal, Selection};
-use sink::Sink;
+use place::Disk;
 use target::{Format, Target};
 
 /// How many chunks are worked on at a time.
@@ -74,19 +65,21 @@ pub(super) struct Replay {
 
 /// Writes what is asked for, and prints its manifest unless stdout has the events.
 pub(super) async fn run(replay: Replay, stopped: impl Future<Output = ()>) -> Result<ExitCode, Failure> {
-    let types = selection::wanted(&replay.types)?;
-    let condition = replay.condition.as_deref().map(Condition::compile).transpose()?;
+    let types = wanted(&replay.types).map_err(|unknown| format!("--type: {unknown}"))?;
+    let condition = replay.condition.as_deref().map(Condition::compile).transpose();
+    let condition = condition.map_err(|wrong| format!("--where {wrong}"))?;
     let target = Target::of(&replay.to, replay.format, types.as_ref())?;
     let config = Config::from_env()?;
     let store = open_store(&config).await?;
     let replayed = async {
-        let personal = match replay.open_personal {
-            true => Personal::Opened(open_vault(&config, store.clone()).await?),
-            false => Personal::Null,
-        };
         let range = range(&store, &replay).await?;
-        let selection = Arc::new(Selection { tenant: replay.tenant, types, condition, personal });
-        write(&store, selection, range, &target).await
+        let mut selection = Selection { tenant: replay.tenant, types, condition, personal: Personal::Null };
+        if replay.open_personal {
+            let vault = open_vault(&config, store.clone()).await?;
+            leave_trail(&store, &vault, &selection, range, target.format()).await?;
+            selection.personal = Personal::Opened(vault);
+        }
+        write(&store, Arc::new(selection), range, &target).await
     };
     let written = tokio::select! {
         written = replayed => written,
@@ -100,6 +93,27 @@ pub(super) async fn run(replay: Replay, stopped: impl Future<Output = ()>) -> Re
         _ => {}
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whoever opens what is personal is on record before anything is opened, as over HTTP.
+async fn leave_trail(
+    store: &EventStore,
+    vault: &Vault,
+    selection: &Selection,
+    range: Range,
+    format: ReplayFormat,
+) -> Result<(), Failure> {
+    let condition = selection.condition.as_ref().map(|condition| condition.text.parse());
+    let request = Requested {
+        after: range.after,
+        until: range.until,
+        types: selection.types_named(),
+        condition: condition.transpose().map_err(|error| format!("--where {error}"))?,
+        format,
+        open_personal: true,
+    };
+    admin::request_replay(&Executor::new(store.clone(), vault.clone()), selection.tenant, request).await?;
+    Ok(())
 }
 
 /// The sequences that are asked for.
@@ -127,34 +141,44 @@ async fn write(
     range: Range,
     target: &Target,
 ) -> Result<Manifest, Failure> {
+    let disk = Disk { target, private: matches!(selection.personal, Personal::Opened(_)) };
+    disk.prepare()?;
+    let format = target.format();
+    // A file that is named is there also where there are no events.
+    let named = if let Target::File(..) = target { selection.only_type() } else { None };
     let bar = if target.is_stdout() { ProgressBar::hidden() } else { progress() };
     bar.set_length((range.until - range.after).try_into().unwrap_or_default());
-    let mut sink = Sink::open(target, &selection)?;
-    let written = fill(store, &selection, range, &mut sink, &bar).await;
+    let mut sink = Sink::open(disk, format, named)?;
+    let written = fill(store, &selection, range, format, &mut sink, &bar).await;
     bar.finish_and_clear();
-    written?;
-    sink.end(Manifest::begin(&selection, range, target.format()))
+    written.map_err(|error| match error {
+        ReplayError::Condition { .. } => format!("--where {error}").into(),
+        ReplayError::Io(error) => Failure::from(error),
+        other => Failure::from(other),
+    })?;
+    let earlier = disk.retract()?;
+    let (files, counts) = sink.end()?;
+    let manifest = Manifest::of(&selection, range, format, counts, files);
+    disk.end(&manifest, &earlier)?;
+    Ok(manifest)
 }
 
 async fn fill(
     store: &EventStore,
     selection: &Arc<Selection>,
     range: Range,
-    sink: &mut Sink,
+    format: ReplayFormat,
+    sink: &mut Sink<impl Place>,
     bar: &ProgressBar,
-) -> Result<(), Failure> {
-    let filter = EventFilter { event_type: selection.only_type().map(str::to_owned), stream: None };
+) -> Result<(), ReplayError> {
+    let filter = selection.filter();
     let dense = filter.event_type.is_none();
     let chunks = store.tenant_chunks(selection.tenant.uuid(), range.after, range.until, filter);
-    let encoding = sink.encoding();
-    let blocks = chunks.map_err(Failure::from).map_ok(move |events| {
+    let blocks = chunks.map_err(ReplayError::from).map_ok(move |events| {
+        let passed = events.first().zip(events.last()).map(|(first, last)| (first.sequence, last.sequence));
         let selection = selection.clone();
-        let task = tokio::spawn(async move {
-            let passed = events.first().zip(events.last()).map(|(first, last)| (first.sequence, last.sequence));
-            let block = encoding.encode(selection.select(events).await?)?;
-            Ok::<_, Failure>((passed, block))
-        });
-        async move { task.await? }
+        let block = tokio::spawn(async move { selection.block(events, format).await });
+        async move { Ok((passed, block.await??)) }
     });
     let mut blocks = std::pin::pin!(blocks.try_buffered(AHEAD));
     let mut stands = range.after;
@@ -168,11 +192,8 @@ async fn fill(
             bar.set_position((last - range.after).try_into().unwrap_or_default());
         }
     }
-    if dense && stands != range.until {
-        // Sequences are dense, unless the log was restored to an earlier moment while it was read.
-        return Err(format!("the log has no sequence {} any more", stands + 1).into());
-    }
-    Ok(())
+    // Sequences are dense, unless the log was restored to an earlier moment while it was read.
+    if dense && stands != range.until { Err(ReplayError::Gone(stands + 1)) } else { Ok(()) }
 }
 
 fn is_broken_pipe(failure: &(dyn std::error::Error + 'static)) -> bool {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
+use domain::audit::ReplayFormat;
 
 use super::super::Failure;
 
@@ -20,11 +21,17 @@ pub(super) enum Format {
 
 impl Format {
     /// Its name, as it stands in manifests and at the end of files.
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Jsonl => "jsonl",
-            Self::Csv => "csv",
-            Self::Parquet => "parquet",
+    fn name(self) -> &'static str {
+        ReplayFormat::from(self).name()
+    }
+}
+
+impl From<Format> for ReplayFormat {
+    fn from(format: Format) -> Self {
+        match format {
+            Format::Jsonl => Self::Jsonl,
+            Format::Csv => Self::Csv,
+            Format::Parquet => Self::Parquet,
         }
     }
 }
@@ -77,10 +84,10 @@ impl Target {
         matches!(self, Self::Stdout(_))
     }
 
-    pub(super) fn format(&self) -> Format {
+    pub(super) fn format(&self) -> ReplayFormat {
         match self {
-            Self::Stdout(format) | Self::File(_, format) => *format,
-            Self::Folder(_) => Format::Parquet,
+            Self::Stdout(format) | Self::File(_, format) => (*format).into(),
+            Self::Folder(_) => ReplayFormat::Parquet,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use serde_json::value::RawValue;
 
-use super::super::Failure;
+use super::ReplayError;
 use super::selection::{Data, Shown};
 use crate::audit::ShownEvent;
 
@@ -13,7 +13,7 @@ pub(super) const HEADING: &str =
 const LINE: usize = 640;
 
 /// Each as `GET /api/v1/events` shows it.
-pub(super) fn json(all: &[Shown]) -> Result<Vec<u8>, Failure> {
+pub(super) fn json(all: &[Shown]) -> Result<Vec<u8>, ReplayError> {
     let mut lines = Vec::with_capacity(all.len() * LINE);
     for Shown { event, data } in all {
         match data {
@@ -31,7 +31,7 @@ pub(super) fn json(all: &[Shown]) -> Result<Vec<u8>, Failure> {
 }
 
 /// The same fields in columns, what it says as JSON.
-pub(super) fn csv(all: &[Shown]) -> Result<Vec<u8>, Failure> {
+pub(super) fn csv(all: &[Shown]) -> Result<Vec<u8>, ReplayError> {
     let mut rows = csv::Writer::from_writer(Vec::with_capacity(all.len() * LINE));
     for Shown { event, data } in all {
         let shown = ShownEvent::of(event, ());
@@ -54,5 +54,5 @@ pub(super) fn csv(all: &[Shown]) -> Result<Vec<u8>, Failure> {
             &data,
         ])?;
     }
-    Ok(rows.into_inner().map_err(|error| error.to_string())?)
+    rows.into_inner().map_err(|error| ReplayError::Io(error.into_error()))
 }

@@ -1,7 +1,7 @@
 //! The events of one type as a Parquet file: the columns of the envelope, then those of the payload.
 
 use std::collections::HashSet;
-use std::path::Path;
+use std::io::Write;
 use std::sync::Arc;
 
 use arrow_array::builder::{Int32Builder, Int64Builder, StringBuilder, TimestampMicrosecondBuilder};
@@ -16,17 +16,21 @@ use parquet::basic::Compression;
 use parquet::file::properties::WriterProperties;
 use serde_json::Value;
 
-use super::super::Failure;
+use super::ReplayError;
 use super::columns::{self, Columns, UTC};
-use super::file::Output;
-use super::manifest::Written;
 use super::selection::{Data, Shown};
 use crate::audit::ShownEvent;
 
 /// How many rows, and bytes of payloads, are made columns at a time.
 const BATCH: (usize, usize) = (4_096, 2 * 1024 * 1024);
+/// About how many bytes of rows a row group has. It depends on nothing but the events of the table's own type, so a table is
+/// the same whichever others are made beside it.
+const GROUP: usize = 32 * 1024 * 1024;
 /// About what an envelope takes, in bytes.
 const ENVELOPE: usize = 256;
+
+/// Why an event can be no row.
+type Unfit = Box<dyn std::error::Error + Send + Sync>;
 
 /// An event on its way into a table, its payload as the columns want it.
 pub(super) struct Row {
@@ -40,12 +44,12 @@ pub(super) struct Row {
 
 impl Row {
     /// The event in the newest version of its type; an error where this program does not know it.
-    pub(super) fn of(shown: Shown) -> Result<Self, Failure> {
+    pub(super) fn of(shown: Shown) -> Result<Self, ReplayError> {
         let sequence = shown.event.sequence;
-        Self::read(shown).map_err(|error| format!("at sequence {sequence}: {error}").into())
+        Self::read(shown).map_err(|what| ReplayError::Event { sequence, what: what.to_string() })
     }
 
-    fn read(shown: Shown) -> Result<Self, Failure> {
+    fn read(shown: Shown) -> Result<Self, Unfit> {
         let Shown { mut event, data } = shown;
         let version = event.schema_version;
         let kind = domain::event_type(&event.event_type).filter(|kind| (1..=kind.schema_version).contains(&version));
@@ -65,7 +69,7 @@ impl Row {
     }
 }
 
-fn newest(kind: &EventType, version: i32, columns: &Columns, payload: Value) -> Result<String, Failure> {
+fn newest(kind: &EventType, version: i32, columns: &Columns, payload: Value) -> Result<String, Unfit> {
     let Value::Object(payload) = payload else { return Err("its payload is no JSON object".into()) };
     let mut payload = kind.upcast_json(version, payload);
     columns.fit(&mut payload);
@@ -73,7 +77,7 @@ fn newest(kind: &EventType, version: i32, columns: &Columns, payload: Value) -> 
 }
 
 /// A Parquet file that is being written.
-pub(super) struct Table {
+pub(super) struct Table<F: Write + Send> {
     name: &'static str,
     schema: SchemaRef,
     envelope: Envelope,
@@ -82,14 +86,14 @@ pub(super) struct Table {
     /// Rows, and bytes of payloads, that are no columns yet.
     waiting: (usize, usize),
     /// About how many bytes of rows are in no row group yet.
-    pub(super) buffered: usize,
+    buffered: usize,
     events: u64,
-    writer: ArrowWriter<Output>,
+    writer: ArrowWriter<F>,
 }
 
-impl Table {
-    /// Begins a file of a type.
-    pub(super) fn create(path: &Path, kind: &'static EventType, private: bool) -> Result<Self, Failure> {
+impl<F: Write + Send> Table<F> {
+    /// Begins the file of a type.
+    pub(super) fn begin(file: F, kind: &'static EventType) -> Result<Self, ReplayError> {
         let payload = columns::of_type(kind.name).map(Columns::fields).unwrap_or_default();
         let envelope = Envelope::fields();
         let taken: HashSet<_> = envelope.iter().map(|field| field.name().clone()).collect();
@@ -108,18 +112,19 @@ impl Table {
             .set_compression(Compression::SNAPPY)
             .set_created_by(concat!("annals version ", env!("CARGO_PKG_VERSION")).to_owned())
             .build();
-        let writer = ArrowWriter::try_new(Output::create(path, private)?, schema.clone(), Some(properties))?;
+        let writer = ArrowWriter::try_new(file, schema.clone(), Some(properties))?;
         let (envelope, waiting) = (Envelope::default(), (0, 0));
         Ok(Self { name: kind.name, schema, envelope, payloads, waiting, buffered: 0, events: 0, writer })
     }
 
-    /// Takes an event; gives about how many bytes it brings.
-    pub(super) fn take(&mut self, row: &Row) -> Result<usize, Failure> {
+    /// Takes an event.
+    pub(super) fn take(&mut self, row: &Row) -> Result<(), ReplayError> {
         self.envelope.take(row);
         if let Some(payloads) = &mut self.payloads {
             let bytes = row.payload.as_bytes();
             if payloads.decode(bytes)? != bytes.len() {
-                return Err(format!("at sequence {}: its payload is more than one", row.event.sequence).into());
+                let what = "its payload is more than one".to_owned();
+                return Err(ReplayError::Event { sequence: row.event.sequence, what });
             }
         }
         let bytes = row.payload.len() + ENVELOPE;
@@ -129,18 +134,18 @@ impl Table {
         if self.waiting.0 == BATCH.0 || self.waiting.1 >= BATCH.1 {
             self.make_columns()?;
         }
-        Ok(bytes)
+        if self.buffered >= GROUP { self.end_group() } else { Ok(()) }
     }
 
-    fn make_columns(&mut self) -> Result<(), Failure> {
+    fn make_columns(&mut self) -> Result<(), ReplayError> {
         let (rows, _) = std::mem::take(&mut self.waiting);
         if rows == 0 {
             return Ok(());
         }
         let mut columns = self.envelope.columns(self.name, rows);
         if let Some(payloads) = &mut self.payloads {
-            let read =
-                payloads.flush().map_err(|error| format!("a payload of `{}` does not fit: {error}", self.name))?;
+            let unfit = |error| format!("a payload of `{}` does not fit: {error}", self.name);
+            let read = payloads.flush().map_err(|error| ReplayError::Unmade(unfit(error).into()))?;
             columns.extend(read.iter().flat_map(|batch| batch.columns().iter().cloned()));
         }
         self.writer.write(&RecordBatch::try_new(self.schema.clone(), columns)?)?;
@@ -148,18 +153,17 @@ impl Table {
     }
 
     /// Writes what was taken as a row group of its own.
-    pub(super) fn flush(&mut self) -> Result<(), Failure> {
+    fn end_group(&mut self) -> Result<(), ReplayError> {
         self.make_columns()?;
         self.writer.flush()?;
         self.buffered = 0;
         Ok(())
     }
 
-    /// Ends the file.
-    pub(super) fn end(mut self) -> Result<Written, Failure> {
-        self.flush()?;
-        let events = self.events;
-        Ok(Written { events, ..self.writer.into_inner()?.keep()? })
+    /// Ends the file; gives it and how many events it has.
+    pub(super) fn end(mut self) -> Result<(F, u64), ReplayError> {
+        self.end_group()?;
+        Ok((self.writer.into_inner()?, self.events))
     }
 }
 

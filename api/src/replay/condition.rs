@@ -1,14 +1,15 @@
-//! `--where`: an expression in CEL over an event as it is shown. It is looked through before anything is read.
+//! `where`: an expression in CEL over an event as it is shown. It is looked through before anything is read.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use cel::common::ast::{EntryExpr, Expr, IdedExpr};
 use cel::objects::{Key, Map};
 use cel::{Context, ExecutionError, Program, Value};
 use serde_json::Value as Json;
 
-use super::super::Failure;
+use super::ReplayError;
 use super::selection::Shown;
 use crate::audit::ShownEvent;
 
@@ -27,32 +28,50 @@ const NAMES: [&str; 11] = [
     "data",
 ];
 
+/// The longest expression, in characters.
+pub const LONGEST: usize = 2_000;
+/// How deep an expression may be: each level takes some of a thread's stack.
+const DEPTH: usize = 128;
+/// How many macros (`all`, `exists`, `map`, …) may be in one another: each goes through a whole list.
+const MACROS: usize = 2;
+/// How long the events of a chunk may be asked.
+const ASKED_WITHIN: Duration = Duration::from_secs(10);
+
 /// An expression that can be asked of events.
-pub(super) struct Condition {
-    pub(super) text: String,
+pub struct Condition {
+    /// As it was written.
+    pub text: String,
     program: Program,
     /// What of an event it looks at.
     used: BTreeSet<&'static str>,
 }
 
 impl Condition {
-    /// Reads an expression; an error where it is none, or names what there is not.
-    pub(super) fn compile(text: &str) -> Result<Self, Failure> {
-        let program = Program::compile(text).map_err(|errors| format!("--where is no expression of CEL: {errors}"))?;
-        let mut names = Names { used: BTreeSet::new(), bound: Vec::new(), context: Context::default() };
-        names.check(program.expression()).map_err(|unknown| format!("--where: {unknown}"))?;
+    /// Reads an expression; says what is wrong where it is none, or names what there is not.
+    pub fn compile(text: &str) -> Result<Self, String> {
+        if text.chars().count() > LONGEST {
+            return Err(format!("must have at most {LONGEST} characters"));
+        }
+        let program = Program::compile(text).map_err(|errors| format!("is no expression of CEL: {errors}"))?;
+        let (used, context) = (BTreeSet::new(), Context::default());
+        let mut names = Names { used, bound: Vec::new(), context, depth: 0, macros: 0 };
+        names.check(program.expression())?;
         let used = names.used;
         Ok(Self { text: text.to_owned(), program, used })
     }
 
     /// Those of which it is true; an error at the first of which it is neither true nor false.
-    pub(super) fn passing(&self, all: Vec<Shown>) -> Result<Vec<Shown>, Failure> {
-        let context = Context::default();
+    pub(super) fn passing(&self, all: Vec<Shown>) -> Result<Vec<Shown>, ReplayError> {
+        let (context, begun) = (Context::default(), Instant::now());
         let mut passing = Vec::new();
         for shown in all {
-            let holds = self.holds(&shown, &context);
-            if holds.map_err(|what| format!("--where at sequence {}: {what}", shown.event.sequence))? {
+            let sequence = shown.event.sequence;
+            if self.holds(&shown, &context).map_err(|what| ReplayError::Condition { sequence, what })? {
                 passing.push(shown);
+            }
+            if begun.elapsed() > ASKED_WITHIN {
+                let what = "it takes too long; ask for less of each event".to_owned();
+                return Err(ReplayError::Condition { sequence, what });
             }
         }
         Ok(passing)
@@ -117,10 +136,23 @@ struct Names<'e> {
     /// The variables of the macros around (`all`, `exists`, `map`, …).
     bound: Vec<&'e str>,
     context: Context<'static, 'static>,
+    /// How deep it is in the expression, and in how many macros.
+    depth: usize,
+    macros: usize,
 }
 
 impl<'e> Names<'e> {
     fn check(&mut self, expression: &'e IdedExpr) -> Result<(), String> {
+        if self.depth == DEPTH {
+            return Err(format!("is more than {DEPTH} levels deep"));
+        }
+        self.depth += 1;
+        let checked = self.check_parts(expression);
+        self.depth -= 1;
+        checked
+    }
+
+    fn check_parts(&mut self, expression: &'e IdedExpr) -> Result<(), String> {
         match &expression.expr {
             Expr::Unspecified | Expr::Literal(_) => Ok(()),
             Expr::Ident(name) => self.name(name),
@@ -136,10 +168,15 @@ impl<'e> Names<'e> {
             Expr::Comprehension(over) => {
                 self.check(&over.iter_range)?;
                 self.check(&over.accu_init)?;
+                if self.macros == MACROS {
+                    return Err(format!("has more than {MACROS} macros (all, exists, map, …) in one another"));
+                }
                 let outside = self.bound.len();
+                self.macros += 1;
                 self.bound.extend([over.iter_var.as_str(), &over.accu_var]);
                 self.bound.extend(over.iter_var2.as_deref());
                 [&over.loop_cond, &over.loop_step, &over.result].into_iter().try_for_each(|part| self.check(part))?;
+                self.macros -= 1;
                 self.bound.truncate(outside);
                 Ok(())
             }
@@ -222,6 +259,10 @@ mod tests {
         condition.passing(vec![event()]).map(|passing| passing.len() == 1).map_err(|error| error.to_string())
     }
 
+    fn ask_anyhow(text: &str) -> Option<bool> {
+        Condition::compile(text).ok()?.passing(vec![event()]).map(|passing| passing.len() == 1).ok()
+    }
+
     #[test]
     fn an_expression_sees_the_event_as_it_is_shown() {
         for (text, holds) in [
@@ -256,9 +297,37 @@ mod tests {
             ("lower(type) == 'x'", "no function `lower`"),
             ("false && type.lower() == 'x'", "no function `lower`"),
         ] {
-            let error = Condition::compile(bad).err().map(|error| error.to_string()).unwrap_or_default();
+            let error = Condition::compile(bad).err().unwrap_or_default();
             assert!(error.contains(told), "{bad}: {error}");
         }
+    }
+
+    #[test]
+    fn what_would_take_a_thread_or_a_processor_for_itself_is_refused() {
+        let chain = |count: usize| format!("sequence > {}", vec!["0"; count].join("+"));
+        let nested = |count: usize| format!("{}true{}", "(".repeat(count), ")".repeat(count));
+        let lists = |count: usize| format!("size({}sequence{}) == 1", "[".repeat(count), "]".repeat(count));
+        for (good, holds) in [(chain(100), true), (nested(40), true), (lists(60), true)] {
+            assert_eq!(ask(&good), Ok(holds), "{good}");
+        }
+        let choices = (0..60).map(|n| format!("type == 't.{n}'")).collect::<Vec<_>>().join(" || ");
+        assert_eq!(ask(&choices), Ok(false));
+        let bad = |text: &str| Condition::compile(text).err().unwrap_or_else(|| panic!("{text} is taken"));
+        assert!(bad(&chain(900)).contains("128 levels"));
+        assert!(bad(&"x".repeat(LONGEST + 1)).contains("2000 characters"));
+        for deep in [nested(900), lists(900)] {
+            bad(&deep);
+        }
+        // Taken or not, no stack is too small for them.
+        for deep in ["!".repeat(1_900) + "true", "-".repeat(1_900) + "1 == 1", "data".to_owned() + &".a".repeat(900)] {
+            let _ = ask_anyhow(&deep);
+        }
+        let in_one_another = "data.lines.all(a, data.lines.all(b, data.lines.all(c, a == b && b == c)))";
+        assert!(bad(in_one_another).contains("2 macros"));
+        assert_eq!(
+            ask("data.lines.all(a, data.lines.all(b, a == b)) && data.lines.exists(a, a.quantity > 2)"),
+            Ok(true)
+        );
     }
 
     #[test]
@@ -269,7 +338,7 @@ mod tests {
             ("1 / 0 == sequence", "zero"),
         ] {
             let error = ask(bad).unwrap_err();
-            assert!(error.starts_with("--where at sequence 7: ") && error.contains(told), "{bad}: {error}");
+            assert!(error.starts_with("at sequence 7: ") && error.contains(told), "{bad}: {error}");
         }
     }
 }

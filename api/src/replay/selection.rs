@@ -3,26 +3,33 @@
 use std::collections::BTreeSet;
 
 use commands::Vault;
+use domain::audit::ReplayFormat;
 use domain::{TenantId, TypedId};
-use eventstore::RecordedEvent;
+use eventstore::{EventFilter, RecordedEvent};
 use serde_json::Value;
 
-use super::super::Failure;
-use super::super::schema::near;
+use super::ReplayError;
 use super::condition::Condition;
+use super::sink::Block;
 use crate::audit::shown_data;
 
+/// How many names are told in the place of one that is none.
+const NEAR: usize = 5;
+
 /// What is asked for.
-pub(super) struct Selection {
-    pub(super) tenant: TenantId,
+pub struct Selection {
+    /// Whose history.
+    pub tenant: TenantId,
     /// Only these types; all, if none are named.
-    pub(super) types: Option<BTreeSet<&'static str>>,
-    pub(super) condition: Option<Condition>,
-    pub(super) personal: Personal,
+    pub types: Option<BTreeSet<&'static str>>,
+    /// Only those of which this is true.
+    pub condition: Option<Condition>,
+    /// What becomes of personal values.
+    pub personal: Personal,
 }
 
 /// What becomes of personal values.
-pub(super) enum Personal {
+pub enum Personal {
     /// Null.
     Null,
     /// Opened, as far as there are keys.
@@ -56,31 +63,58 @@ impl Shown {
     }
 }
 
+/// A name that is that of no type, and those that are near.
+#[derive(Debug, thiserror::Error)]
+#[error("there is no event type `{name}`; near it are {}", near(name).join(", "))]
+pub struct UnknownType {
+    name: String,
+}
+
 /// The types that are meant by names, and by the beginnings of names that end with a dot; none where none is named.
-pub(super) fn wanted(names: &[String]) -> Result<Option<BTreeSet<&'static str>>, Failure> {
+pub fn wanted(names: &[String]) -> Result<Option<BTreeSet<&'static str>>, UnknownType> {
     let mut types = BTreeSet::new();
     for name in names {
         let meant = |known: &str| known == name || (name.ends_with('.') && known.starts_with(name));
         let found: Vec<_> = domain::catalogue().into_iter().filter(|kind| meant(kind.name)).collect();
         if found.is_empty() {
-            return Err(
-                format!("--type: there is no event type `{name}`; near it are {}", near(name).join(", ")).into()
-            );
+            return Err(UnknownType { name: name.clone() });
         }
         types.extend(found.into_iter().map(|kind| kind.name));
     }
     Ok(if names.is_empty() { None } else { Some(types) })
 }
 
+/// The names that are most like one that is none.
+pub fn near(name: &str) -> Vec<String> {
+    let mut names: Vec<_> = domain::catalogue().iter().map(|kind| kind.name).collect();
+    names.sort_by(|a, b| strsim::jaro_winkler(name, b).total_cmp(&strsim::jaro_winkler(name, a)));
+    names.into_iter().take(NEAR).map(|name| format!("`{name}`")).collect()
+}
+
 impl Selection {
     /// The one type that is wanted, if it is one.
-    pub(super) fn only_type(&self) -> Option<&'static str> {
+    pub fn only_type(&self) -> Option<&'static str> {
         let types = self.types.as_ref()?;
         if types.len() == 1 { types.first().copied() } else { None }
     }
 
+    /// Their names.
+    pub fn types_named(&self) -> Option<Vec<String>> {
+        self.types.as_ref().map(|types| types.iter().map(|name| (*name).to_owned()).collect())
+    }
+
+    /// What the log is asked for.
+    pub fn filter(&self) -> EventFilter {
+        EventFilter { event_type: self.only_type().map(str::to_owned), stream: None }
+    }
+
+    /// Some events, encoded as far as they are wanted. It computes for long: not on a thread that answers requests.
+    pub async fn block(&self, events: Vec<RecordedEvent>, format: ReplayFormat) -> Result<Block, ReplayError> {
+        Block::of(self.select(events).await?, format)
+    }
+
     /// Those of some events that are wanted, as they are shown.
-    pub(super) async fn select(&self, events: Vec<RecordedEvent>) -> Result<Vec<Shown>, Failure> {
+    async fn select(&self, events: Vec<RecordedEvent>) -> Result<Vec<Shown>, ReplayError> {
         let wanted = |event: &RecordedEvent| self.types.as_ref().is_none_or(|types| types.contains(&*event.event_type));
         let mut all: Vec<_> = events.into_iter().filter(wanted).map(shown).collect();
         self.personal.show(self.tenant, &mut all).await?;
@@ -103,7 +137,7 @@ fn shown(event: RecordedEvent) -> Shown {
 }
 
 impl Personal {
-    async fn show(&self, tenant: TenantId, all: &mut [Shown]) -> Result<(), Failure> {
+    async fn show(&self, tenant: TenantId, all: &mut [Shown]) -> Result<(), ReplayError> {
         let mut values: Vec<_> = all
             .iter_mut()
             .filter_map(|shown| match &mut shown.data {
