@@ -30,6 +30,7 @@ mod store;
 mod tail;
 mod tokens;
 pub mod verify;
+mod waiting;
 mod work;
 mod writer;
 
@@ -49,4 +50,5 @@ pub use relay_cursor::RelayCursor;
 pub use store::{EventStore, StoreConfig, StoreError, new_id};
 pub use tail::Tail;
 pub use tokens::{BadToken, Standing, Token};
+pub use waiting::{Waiting, WaitingFilter};
 pub use work::{DueWork, TenantClock, WorkRow};

@@ -158,7 +158,10 @@ async fn a_retry_comes_when_it_is_due(house: &House) {
         let events: Vec<&Value> = history.data().iter().rev().collect();
         for pair in events.windows(2).filter(|pair| pair[0]["type"] == "run.attempt_failed") {
             let late = time(&pair[1]["data"]["at"]) - time(&pair[0]["data"]["next_attempt_at"]);
-            assert!(late.num_milliseconds() < 3_000, "no claim, which would stand for three seconds, is in its way: {late}");
+            assert!(
+                late.num_milliseconds() < 3_000,
+                "no claim, which would stand for three seconds, is in its way: {late}"
+            );
         }
     });
     futures::future::join_all(runs).await;

@@ -18,6 +18,7 @@ mod clock;
 mod cqrs;
 mod customers;
 mod egress;
+mod facts;
 mod hosts;
 mod house;
 mod idempotency;
@@ -35,12 +36,14 @@ mod processes;
 mod provider;
 mod random;
 mod replay;
+mod reports;
 mod restored;
 mod schemas;
 mod server;
 mod topic;
 mod torture;
 mod verify;
+mod waiting;
 
 use std::process::ExitCode;
 
@@ -92,6 +95,8 @@ fn main() -> ExitCode {
         schemas::tests(),
         verify::tests(),
         replay::tests(),
+        reports::tests(),
+        waiting::tests(),
     ]
     .into_iter()
     .flatten()

@@ -74,7 +74,7 @@ async fn until(client: &Client, path: &str, wanted: impl Fn(&Value) -> bool) -> 
 }
 
 /// What `annals projections verify` says of a projector.
-async fn verified(lodging: &Lodging, name: &str) -> Value {
+pub(crate) async fn verified(lodging: &Lodging, name: &str) -> Value {
     let output = lodging.command(&["projections", "verify", name]).output().await.unwrap();
     let told = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{told} {}", String::from_utf8_lossy(&output.stderr));

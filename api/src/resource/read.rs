@@ -3,14 +3,14 @@
 use domain::TypedId;
 use eventstore::Until;
 use projections::Documented;
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use uuid::Uuid;
 
 use super::{FilterKind, Resource, document, shown, shown_state};
+use crate::as_of;
 use crate::audit::shown_event;
 use crate::call::{Call, number_place, page_of, uuid_place};
-use crate::extract::headers::TOKEN;
 use crate::extract::ids::Target;
 use crate::extract::query::Nothing;
 use crate::operation::Answer;
@@ -23,16 +23,8 @@ pub(super) struct AsOf {
     /// A sequence, bare or as `Annals-Read-Sequence` gave it, or a time of RFC 3339, which means the highest sequence
     /// recorded by then.
     #[serde(default)]
-    #[schemars(schema_with = "as_of_schema")]
+    #[schemars(schema_with = "as_of::schema")]
     as_of: Option<String>,
-}
-
-fn as_of_schema(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "anyOf": [
-        { "type": "integer", "minimum": 0 },
-        { "type": "string", "pattern": TOKEN },
-        { "type": "string", "format": "date-time" },
-    ] })
 }
 
 /// The newest version, never a stale one; or the one that stood at a moment.
@@ -43,8 +35,8 @@ pub(super) async fn get<A: Resource>(call: Call) -> Result<Answer, Problem> {
     let executor = &call.state.executor;
     let (loaded, seen) = match as_of {
         None => (executor.load::<A>(call.tenant(), id).await?, head),
-        Some(as_of) => {
-            let sequence = call.sequence_of(&as_of).await?;
+        Some(moment) => {
+            let sequence = call.sequence_of(&moment).await?;
             (executor.load_until::<A>(call.tenant(), id, Until::Sequence(sequence)).await?, sequence)
         }
     };
