@@ -9,8 +9,8 @@ use schemars::{Schema, SchemaGenerator, json_schema};
 use crate::extract::headers::TOKEN;
 use crate::extract::ids::Moment;
 
-/// What it looks like.
-pub fn schema(_: &mut SchemaGenerator) -> Schema {
+/// A moment, as parameters take it.
+pub fn moment_schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "anyOf": [
         { "type": "integer", "minimum": 0 },
         { "type": "string", "pattern": TOKEN },

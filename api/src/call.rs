@@ -187,8 +187,8 @@ impl Call {
                     return Problem::new(codes::READ_MODEL_BEHIND, detail).retry_after(1);
                 }
                 let detail = format!(
-                    "This list or report has seen sequence {}, {lag} short of what `Annals-Min-Sequence` or `as_of` asks \
-                     for. Repeat the request in a second, or leave that out.",
+                    "This list or report has seen sequence {}, {lag} short of what `Annals-Min-Sequence` or a moment in the \
+                     query asks for. Repeat the request in a second, or ask for less.",
                     point.sequence
                 );
                 Problem::new(codes::READ_MODEL_BEHIND, detail)
@@ -255,14 +255,14 @@ impl Call {
         Ok(())
     }
 
-    /// The sequence that an `as_of` means: one of the tenant's, or the highest that was recorded by a time.
-    pub async fn sequence_of(&self, as_of: &str) -> Result<i64, Problem> {
-        let sequence = as_of::sequence_of(self.state.executor.store(), self.tenant(), as_of).await;
+    /// The sequence that a parameter means: one of the tenant's, or the highest that was recorded by a time.
+    pub async fn sequence_of(&self, parameter: &str, text: &str) -> Result<i64, Problem> {
+        let sequence = as_of::sequence_of(self.state.executor.store(), self.tenant(), text).await;
         sequence.map_err(|error| match error {
             AsOfError::Lost { survived } => Problem::log_restored(survived),
             AsOfError::Store(error) => error.into(),
             wrong @ (AsOfError::Malformed | AsOfError::Beyond { .. } | AsOfError::Future) => {
-                Problem::field("?as_of", wrong.to_string())
+                Problem::field(format!("?{parameter}"), wrong.to_string())
             }
         })
     }

@@ -56,7 +56,7 @@ impl JsonSchema for AsOf {
     }
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        as_of::schema(generator)
+        as_of::moment_schema(generator)
     }
 }
 
@@ -79,7 +79,8 @@ impl Moments {
         let Some(AsOf(text)) = &self.as_of else {
             return Ok(Standpoint { effective_at, ..Standpoint::now(call.now) });
         };
-        let sequence = call.sequence_of(text).await.map_err(|problem| problem.at_field(&format!("{at}as_of")))?;
+        let sequence =
+            call.sequence_of("as_of", text).await.map_err(|problem| problem.at_field(&format!("{at}as_of")))?;
         let time = text.parse::<Moment>().ok().map(|moment| moment.0);
         let now = as_of::time_of(call.state.executor.store(), call.tenant(), sequence, time).await?;
         Ok(Standpoint { as_of: Some(sequence), effective_at, now })

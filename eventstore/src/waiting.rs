@@ -8,12 +8,12 @@ use uuid::Uuid;
 use crate::store::{EventStore, StoreError};
 
 /// Which waiting streams are wanted; each part that is given must hold.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct WaitingFilter {
     /// Of this tenant; of all where absent.
     pub tenant: Option<Uuid>,
-    /// Of this kind.
-    pub kind: Option<&'static str>,
+    /// Of these kinds.
+    pub kinds: Vec<&'static str>,
     /// This one.
     pub stream: Option<Uuid>,
     /// Only those that are overdue.
@@ -51,7 +51,7 @@ const WAITING: &str = "SELECT * FROM (
             coalesce(c.ahead, 0) AS ahead
         FROM process_work w LEFT JOIN tenant_clocks c USING (tenant_id)
         WHERE w.due_at IS NOT NULL AND ($1::uuid IS NULL OR w.tenant_id = $1)
-            AND ($2::text IS NULL OR w.stream_type = $2) AND ($3::uuid IS NULL OR w.stream_id = $3)
+            AND w.stream_type = ANY($2) AND ($3::uuid IS NULL OR w.stream_id = $3)
     ) waiting
     WHERE (overdue OR NOT $4) AND ($5::timestamptz IS NULL OR (due_at, stream_id) > ($5, $6))
     ORDER BY due_at, stream_id LIMIT $7";
@@ -66,7 +66,7 @@ impl EventStore {
     ) -> Result<Vec<Waiting>, StoreError> {
         let query = sqlx::query(WAITING)
             .bind(filter.tenant)
-            .bind(filter.kind)
+            .bind(&filter.kinds)
             .bind(filter.stream)
             .bind(filter.overdue)
             .bind(after.map(|(due_at, _)| due_at))

@@ -53,7 +53,7 @@ impl ReadPoint {
 pub struct Behind {
     /// How far it has come.
     pub point: ReadPoint,
-    /// The sequence that was asked for.
+    /// How far it should have come.
     pub wanted: i64,
 }
 

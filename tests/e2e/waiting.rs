@@ -40,6 +40,7 @@ async fn told(lodging: &Lodging, arguments: &[&str]) -> Value {
 /// Has an agent of that manner begin a run, which is not waited for.
 async fn begun(tenant: &Tenant, provider: &Provider, manner: &str) -> String {
     let mut agent = provider.agent(manner);
+    agent["timeout_seconds"] = json!(60);
     agent["retry"] = json!({"attempts": 2, "initial_seconds": 600});
     let agent = tenant.post("/agents", &agent).expect(201).await;
     let body = json!({"input": {"question": "canary question"}});
@@ -108,7 +109,7 @@ async fn what_waits_is_shown_with_what_it_waits_for(_: &House) {
     let run = tenant.get(&format!("/runs/{failing}")).expect(200).await;
     assert_eq!(failed.body["due_at"], run.body["next_attempt_at"]);
     let last = &failed.body["steps"][0];
-    assert_eq!((&last["type"], &last["error"]), (&json!("run.attempt_failed"), &json!("provider_status")), "{last}");
+    assert_eq!((&last["type"], &last["error"]), (&json!("run.attempt_failed"), &json!("provider-status")), "{last}");
     assert_eq!((&last["waits_until"], &last["cause"]), (&failed.body["due_at"], &json!(format!("{failing}:1"))));
     let held = other.until(&format!("{PROCESSES}/{theirs}"), |process| process["holder"].is_string()).await;
     assert_eq!(held.body["waits_for"], "the answer to attempt 1");

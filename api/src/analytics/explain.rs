@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
-use domain::{AnyId, Currency, CustomerId, names};
-use eventstore::RecordedEvent;
+use domain::{AnyId, Currency, CustomerId, TypedId, names};
+use eventstore::{RecordedEvent, Token};
 use projections::analytics::explain::{CohortCell, Explanation, Figure, Page, Part, RevenueCell};
 use projections::analytics::{Amount, Range};
 use projections::{ReadPoint, Standpoint};
@@ -47,7 +47,7 @@ struct Shown<'a> {
 
 /// Where in an explanation a page begins, and at which sequence all its pages stand.
 pub(super) struct Place {
-    sequence: Option<i64>,
+    at: Option<Token>,
     after: i64,
 }
 
@@ -65,23 +65,30 @@ impl Place {
             return Err(Problem::field(format!("{at}{name}"), detail));
         }
         let cursor = call.cursor().await?;
-        match cursor {
-            _ if !explain && call.page.cursor.is_some() => Err(Problem::of(codes::INVALID_CURSOR)),
-            _ if !explain => Ok(None),
-            None => Ok(Some(Self { sequence: None, after: 0 })),
-            Some(bytes) => Self::read(&bytes).map(Some).ok_or_else(|| Problem::of(codes::INVALID_CURSOR)),
+        if !explain {
+            return if cursor.is_some() { Err(Problem::of(codes::INVALID_CURSOR)) } else { Ok(None) };
         }
+        let Some(bytes) = cursor else { return Ok(Some(Self { at: None, after: 0 })) };
+        let (at, after) = Self::read(&bytes).ok_or_else(|| Problem::of(codes::INVALID_CURSOR))?;
+        // In another life of the log these would be other events.
+        call.stands(at).await?;
+        Ok(Some(Self { at: Some(at), after }))
     }
 
-    fn read(bytes: &[u8]) -> Option<Self> {
-        let number = |bytes: &[u8]| bytes.try_into().ok().map(i64::from_be_bytes);
-        let (sequence, after) = bytes.split_at_checked(8)?;
-        Some(Self { sequence: Some(number(sequence)?), after: number(after)? })
+    fn read(bytes: &[u8]) -> Option<(Token, i64)> {
+        let (numbers, []) = bytes.as_chunks::<8>() else { return None };
+        let [number, incarnation, after] = numbers else { return None };
+        let [number, incarnation, after] = [number, incarnation, after].map(|bytes| i64::from_be_bytes(*bytes));
+        Some((Token { number, incarnation }, after))
+    }
+
+    fn bytes(Token { number, incarnation }: Token, after: i64) -> Vec<u8> {
+        [number, incarnation, after].map(i64::to_be_bytes).concat()
     }
 
     /// All pages stand where the first one did.
     pub(super) fn standpoint(&self, standpoint: Standpoint) -> Standpoint {
-        Standpoint { as_of: self.sequence.or(standpoint.as_of), ..standpoint }
+        Standpoint { as_of: self.at.map(|at| at.number).or(standpoint.as_of), ..standpoint }
     }
 
     /// What is read for the page: one more than it shows, which tells whether there is a next one.
@@ -123,7 +130,8 @@ impl Explain {
         let sequences: Vec<i64> = parts.iter().map(|part| part.sequence).collect();
         let events = call.state.executor.store().read_sequences(call.tenant().uuid(), &sequences).await?;
         let events: HashMap<i64, RecordedEvent> = events.into_iter().map(|event| (event.sequence, event)).collect();
-        let place = |part: &Part| [sequence.to_be_bytes(), part.sequence.to_be_bytes()].concat();
+        let at = call.state.executor.store().token(call.tenant().uuid(), sequence).await?;
+        let place = |part: &Part| Place::bytes(at, part.sequence);
         let mut body = page_of(call, parts, place, |part| {
             events.get(&part.sequence).map_or(Value::Null, |event| shown(&part, event))
         })

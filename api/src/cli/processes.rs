@@ -54,8 +54,8 @@ pub(super) async fn run(config: &Config, command: Processes) -> Result<ExitCode,
 async fn carry_out(executor: &Executor, command: Processes) -> Result<Value, Failure> {
     match command {
         Processes::List { kind, tenant, overdue, limit } => {
-            let (tenant, kind) = (tenant.map(|tenant| tenant.uuid()), kind.map(|kind| kind.stream().name));
-            let filter = WaitingFilter { tenant, kind, stream: None, overdue };
+            let (tenant, kinds) = (tenant.map(|tenant| tenant.uuid()), ProcessKind::wanted(kind));
+            let filter = WaitingFilter { tenant, kinds, stream: None, overdue };
             let found = waiting(executor, &filter, None, limit.into()).await?;
             let data: Vec<_> = found.into_iter().map(|(report, _)| report).collect();
             Ok(json!({ "object": "list", "data": data }))
@@ -75,7 +75,11 @@ async fn carry_out(executor: &Executor, command: Processes) -> Result<Value, Fai
 
 /// Whose it is, as what is due tells.
 async fn tenant_of(executor: &Executor, process: ProcessId) -> Result<Option<TenantId>, Failure> {
-    let filter = WaitingFilter { stream: Some(process.stream), ..WaitingFilter::default() };
+    let filter = WaitingFilter {
+        kinds: vec![process.kind.stream().name],
+        stream: Some(process.stream),
+        ..WaitingFilter::default()
+    };
     let found = executor.store().waiting(&filter, None, 1).await?;
     Ok(found.first().map(|waiting| TenantId::from(waiting.tenant)))
 }

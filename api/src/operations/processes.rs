@@ -4,10 +4,10 @@
 use axum::http::Method;
 use chrono::{DateTime, TimeZone, Utc};
 use commands::Executor;
-use domain::agents::Run;
+use domain::agents::{Run, RunStatus};
 use domain::aggregate::AT_ONCE;
 use domain::billing::Subscription;
-use domain::names::{self, OPERATIONS_READ};
+use domain::names::OPERATIONS_READ;
 use domain::process::{ErasurePhase, ErasureProcess, Process, Send};
 use domain::tenancy::TestClock;
 use domain::{Aggregate, AnyId, PrivacyRequestId, StreamType, TenantId, TypedId};
@@ -15,7 +15,6 @@ use eventstore::{Loaded, StoreError, Waiting, WaitingFilter};
 use projections::documents::word;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use uuid::Uuid;
 
 use super::steps::{Step, steps};
@@ -76,6 +75,12 @@ impl ProcessKind {
             Self::Run => Run::STREAM,
             Self::TestClock => TestClock::STREAM,
         }
+    }
+
+    /// The kinds of streams that are asked for: this one's, or all.
+    pub fn wanted(kind: Option<Self>) -> Vec<&'static str> {
+        let all = Self::ALL.into_iter().filter(|known| kind.is_none_or(|kind| kind == *known));
+        all.map(|kind| kind.stream().name).collect()
     }
 
     fn find(wanted: impl Fn(StreamType) -> bool) -> Option<Self> {
@@ -190,10 +195,11 @@ impl Stand {
             }
             ProcessKind::Run => {
                 let loaded = executor.load::<Run>(tenant, stream.into()).await?;
-                let waits_for = loaded.state.wakes_at().map(|due_at| match due_at {
-                    AT_ONCE => format!("the answer to attempt {}", loaded.state.attempts),
-                    _ => format!("attempt {}", loaded.state.attempts + 1),
-                });
+                let waits_for = match (loaded.state.status, loaded.state.attempts) {
+                    (RunStatus::Pending, attempts) => Some(format!("attempt {}", attempts + 1)),
+                    (RunStatus::Running, attempts) => Some(format!("the answer to attempt {attempts}")),
+                    _ => None,
+                };
                 Self::of(&loaded, word(&loaded.state.status), waits_for)
             }
             ProcessKind::TestClock => {
@@ -249,7 +255,6 @@ pub async fn waiting(
     let mut reports = Vec::new();
     for waiting in executor.store().waiting(filter, after, limit).await? {
         let place = (waiting.due_at, waiting.stream);
-        // What a newer program hosts is its to show.
         let Some(kind) = ProcessKind::find(|stream| stream.name == waiting.stream_type) else { continue };
         let (tenant, id) = (TenantId::from(waiting.tenant), ProcessId { kind, stream: waiting.stream });
         reports.extend(report(executor, tenant, id, Some(waiting)).await?.map(|report| (report, place)));
@@ -259,7 +264,12 @@ pub async fn waiting(
 
 /// A process of a tenant with its last steps; none where there is no such process.
 pub async fn show(executor: &Executor, tenant: TenantId, id: ProcessId) -> Result<Option<ProcessHistory>, StoreError> {
-    let filter = WaitingFilter { tenant: Some(tenant.uuid()), stream: Some(id.stream), ..WaitingFilter::default() };
+    let filter = WaitingFilter {
+        tenant: Some(tenant.uuid()),
+        kinds: vec![id.kind.stream().name],
+        stream: Some(id.stream),
+        overdue: false,
+    };
     let waiting = executor.store().waiting(&filter, None, 1).await?.pop();
     let Some(report) = report(executor, tenant, id, waiting).await? else { return Ok(None) };
     let steps = steps(executor.store(), tenant, id).await?;
@@ -271,7 +281,7 @@ async fn list(call: Call) -> Result<Answer, Problem> {
     let after = call.cursor().await?.map(|bytes| place(&bytes).ok_or_else(|| Problem::of(codes::INVALID_CURSOR)));
     let filter = WaitingFilter {
         tenant: Some(call.tenant().uuid()),
-        kind: kind.map(|kind| kind.stream().name),
+        kinds: ProcessKind::wanted(kind),
         stream: None,
         overdue: overdue.unwrap_or_default(),
     };

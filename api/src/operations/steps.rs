@@ -99,7 +99,7 @@ impl Step {
             recorded_at: event.recorded_at,
             actor: event.actor.clone(),
             cause: metadata.causation_id,
-            command: metadata.command.filter(|command| !command.is_empty()),
+            command: Some(metadata.command).filter(|command| !command.is_empty()),
             status: None,
             waits_until: None,
             error: None,

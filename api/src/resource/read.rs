@@ -8,13 +8,16 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use super::{FilterKind, Resource, document, shown, shown_state};
-use crate::as_of;
+use crate::as_of::moment_schema;
 use crate::audit::shown_event;
 use crate::call::{Call, number_place, page_of, uuid_place};
 use crate::extract::ids::Target;
 use crate::extract::query::Nothing;
 use crate::operation::Answer;
 use crate::problem::Problem;
+
+/// The parameter that asks for what was known at a moment.
+const AS_OF: &str = "as_of";
 
 /// What was known at a moment.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -23,7 +26,7 @@ pub(super) struct AsOf {
     /// A sequence, bare or as `Annals-Read-Sequence` gave it, or a time of RFC 3339, which means the highest sequence
     /// recorded by then.
     #[serde(default)]
-    #[schemars(schema_with = "as_of::schema")]
+    #[schemars(schema_with = "moment_schema")]
     as_of: Option<String>,
 }
 
@@ -36,7 +39,7 @@ pub(super) async fn get<A: Resource>(call: Call) -> Result<Answer, Problem> {
     let (loaded, seen) = match as_of {
         None => (executor.load::<A>(call.tenant(), id).await?, head),
         Some(moment) => {
-            let sequence = call.sequence_of(&moment).await?;
+            let sequence = call.sequence_of(AS_OF, &moment).await?;
             (executor.load_until::<A>(call.tenant(), id, Until::Sequence(sequence)).await?, sequence)
         }
     };

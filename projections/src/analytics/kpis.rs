@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::TimeDelta;
 use domain::Currency;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
