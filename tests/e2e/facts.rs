@@ -22,6 +22,9 @@ struct Fact {
     amount: i64,
 }
 
+/// Active customers, orders, and what these cost by currency.
+pub(crate) type Bought = (i64, i64, BTreeMap<String, i64>);
+
 /// The month that a moment is in.
 pub(crate) fn month(at: DateTime<Utc>) -> String {
     at.format("%Y-%m").to_string()
@@ -76,7 +79,7 @@ impl Facts {
     }
 
     /// Active customers, orders and what they cost by currency, by the month of the first order and months since.
-    pub(crate) fn cohorts(&self) -> BTreeMap<(String, usize), (i64, i64, BTreeMap<String, i64>)> {
+    pub(crate) fn cohorts(&self) -> BTreeMap<(String, usize), Bought> {
         let mut first = BTreeMap::<&str, DateTime<Utc>>::new();
         for order in self.of(&["order.placed"]) {
             let at = first.entry(&order.customer).or_insert(order.at);

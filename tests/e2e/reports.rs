@@ -9,7 +9,7 @@ use crate::agents::{agent, run};
 use crate::billing::plan;
 use crate::client::{Answer, Client};
 use crate::clock::advance;
-use crate::facts::{Facts, month};
+use crate::facts::{Bought, Facts, month};
 use crate::house::{House, Tenant};
 use crate::operations::verified;
 use crate::provider::Provider;
@@ -238,7 +238,7 @@ fn revenue_of(report: &Answer) -> BTreeMap<(String, String), [i64; 3]> {
 }
 
 /// Active customers, orders and what they cost by currency, by cohort and period, where there was any of it.
-fn cohorts_of(report: &Answer) -> BTreeMap<(String, usize), (i64, i64, BTreeMap<String, i64>)> {
+fn cohorts_of(report: &Answer) -> BTreeMap<(String, usize), Bought> {
     let cohorts = report.body["cohorts"].as_array().unwrap().iter();
     let cells = cohorts.flat_map(|cohort| {
         cohort["cells"].as_array().unwrap().iter().map(move |cell| {

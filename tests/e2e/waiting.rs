@@ -41,7 +41,7 @@ async fn told(lodging: &Lodging, arguments: &[&str]) -> Value {
 async fn begun(tenant: &Tenant, provider: &Provider, manner: &str) -> String {
     let mut agent = provider.agent(manner);
     agent["timeout_seconds"] = json!(60);
-    agent["retry"] = json!({"attempts": 2, "initial_seconds": 600});
+    agent["retry"] = json!({"attempts": 2, "initial_seconds": 600, "factor": 1.0});
     let agent = tenant.post("/agents", &agent).expect(201).await;
     let body = json!({"input": {"question": "canary question"}});
     tenant.post(&format!("/agents/{}/execute", agent.id()), &body).expect(202).await.id().to_owned()
