@@ -93,11 +93,13 @@ fn customers_sql() -> String {
             SELECT customer_id, count(*) AS orders FROM analytics_sales
             WHERE generation = {active} AND {WANTED} AND kind = 'order' GROUP BY customer_id
         ), known AS (
-            SELECT count(*) AS customers FROM {CUSTOMERS} c LEFT JOIN buyers b USING (customer_id)
+            SELECT customer_id, occurred_at < coalesce($3, 'infinity'::timestamptz) AS created FROM {CUSTOMERS}
             WHERE generation = {active} AND tenant_id = $1 AND sequence <= $2
-                AND (b.orders > 0 OR occurred_at < coalesce($3, 'infinity'::timestamptz))
         )
-        SELECT (SELECT customers FROM known), count(*), count(*) FILTER (WHERE orders >= 2) FROM buyers",
+        SELECT (SELECT count(*) FROM known WHERE created)
+                + (SELECT count(*) FROM known JOIN buyers USING (customer_id) WHERE NOT created),
+            count(*), count(*) FILTER (WHERE orders >= 2)
+        FROM buyers",
         active = active(ANALYTICS_SALES)
     )
 }
