@@ -1,7 +1,9 @@
 //! Moments of a tenant's log, as callers and operators write them: a sequence, or a time.
 
+use chrono::{DateTime, TimeDelta, Utc};
+use domain::tenancy::TestClock;
 use domain::{TenantId, TypedId};
-use eventstore::{EventStore, Standing, StoreError, Token};
+use eventstore::{EventFilter, EventStore, RecordedEvent, Standing, StoreError, Token, Until};
 use schemars::{Schema, SchemaGenerator, json_schema};
 use uuid::Uuid;
 
@@ -9,6 +11,15 @@ use crate::call::Call;
 use crate::extract::headers::TOKEN;
 use crate::extract::ids::Moment;
 use crate::problem::{Problem, codes};
+
+/// A moment, as parameters take it.
+pub fn moment_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "anyOf": [
+        { "type": "integer", "minimum": 0 },
+        { "type": "string", "pattern": TOKEN },
+        { "type": "string", "format": "date-time" },
+    ] })
+}
 
 /// Why a text names no moment of the log.
 #[derive(Debug, thiserror::Error)]
@@ -57,13 +68,30 @@ pub async fn sequence_of(store: &EventStore, tenant: TenantId, text: &str) -> Re
     Ok(store.sequence_at(tenant, time).await?)
 }
 
-/// A moment, as parameters take it.
-pub fn moment_schema(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "anyOf": [
-        { "type": "integer", "minimum": 0 },
-        { "type": "string", "pattern": TOKEN },
-        { "type": "string", "format": "date-time" },
-    ] })
+/// The tenant's time when a sequence was the last that was known: at `time` by the log's clock, or when it was recorded. The
+/// clock of a test tenant was as far ahead then as what happened to it last says.
+pub async fn time_of(
+    store: &EventStore,
+    tenant: TenantId,
+    sequence: i64,
+    time: Option<DateTime<Utc>>,
+) -> Result<DateTime<Utc>, StoreError> {
+    let last = event_at(store, tenant, sequence).await?;
+    let recorded = time.or(last.as_ref().map(|last| last.recorded_at)).unwrap_or_default();
+    if store.tenant_clock(tenant.uuid()).await?.is_none() {
+        return Ok(recorded);
+    }
+    let clock = store.load::<TestClock>(tenant.uuid(), TestClock::id(tenant), Until::Sequence(sequence)).await?;
+    let turned = event_at(store, tenant, clock.sequence).await?;
+    let ahead = turned.map_or(TimeDelta::zero(), |turned| turned.occurred_at - turned.recorded_at);
+    let shown = recorded + ahead.max(TimeDelta::zero());
+    // While it was advanced, it showed what was done on the way.
+    Ok(last.map_or(shown, |last| shown.max(last.occurred_at)))
+}
+
+async fn event_at(store: &EventStore, tenant: TenantId, sequence: i64) -> Result<Option<RecordedEvent>, StoreError> {
+    let found = store.read_tenant(tenant.uuid(), sequence - 1, 1, &EventFilter::default(), 1).await?;
+    Ok(found.into_iter().next())
 }
 
 /// Where a page of the past goes on: below an id, at the sequences that the first page took its moments for. A time must

@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use commands::{CommandContext, Keyed};
 use domain::{Aggregate, Context, TenantId, TypedId};
 use eventstore::{Metadata, Standing, Token};
-use projections::{ReadError, ReadPoint};
+use projections::{Behind, ReadError, ReadPoint};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -158,39 +158,31 @@ impl Call {
     /// Waits until a read model has seen what the caller wants seen, and nothing that was lost; gives how far it has come, and how many seconds ago
     /// that was the newest.
     pub async fn await_model(&self, projector: &str) -> Result<(ReadPoint, f64), Problem> {
-        self.await_model_at(projector, 0).await
+        self.await_models(&[projector], 0).await
     }
 
-    /// The same of a read model that must also have come to a sequence.
-    pub async fn await_model_at(&self, projector: &str, sequence: i64) -> Result<(ReadPoint, f64), Problem> {
-        let tenant = self.tenant().uuid();
-        let models = &self.state.models;
-        let head = self.head().await?;
+    /// The same of several read models, which must also have seen a sequence: how far all of them have come.
+    pub async fn await_models(&self, projectors: &[&str], least: i64) -> Result<(ReadPoint, f64), Problem> {
+        let (tenant, head) = (self.tenant().uuid(), self.head().await?);
         let incarnation = self.state.executor.store().tail().incarnation();
-        let minimum = self.headers.min_sequence.map_or(0, |minimum| minimum.number).max(sequence);
-        let point = models.wait(projector, tenant, incarnation, minimum, PATIENCE).await;
-        let point = point.map_err(|error| self.behind(error))?;
-        Ok((point, point.age_seconds(head)))
-    }
-
-    /// The same of several read models: how far all of them have come.
-    pub async fn await_models(&self, projectors: &[&str]) -> Result<(ReadPoint, f64), Problem> {
+        let least = self.headers.min_sequence.map_or(0, |minimum| minimum.number).max(least);
         let mut all = Vec::with_capacity(projectors.len());
         for projector in projectors {
-            all.push(self.await_model(projector).await?);
+            let point = self.state.models.wait(projector, tenant, incarnation, least, PATIENCE).await;
+            all.push(point.map_err(|error| self.behind(error))?);
         }
-        let parked = all.iter().map(|(point, _)| point.parked).sum();
-        let least = all.into_iter().min_by_key(|(point, _)| point.sequence);
-        let (mut point, age) = least.ok_or_else(Problem::unavailable)?;
+        let parked = all.iter().map(|point| point.parked).sum();
+        let least = all.into_iter().min_by_key(|point| point.sequence);
+        let mut point = least.ok_or_else(Problem::unavailable)?;
         point.parked = parked;
-        Ok((point, age))
+        Ok((point, point.age_seconds(head)))
     }
 
     /// The problem behind a read model's failure.
     pub fn behind(&self, error: ReadError) -> Problem {
         match error {
-            ReadError::Behind(behind) => {
-                let lag = behind.wanted - behind.point.sequence;
+            ReadError::Behind(Behind { point, wanted }) => {
+                let lag = wanted - point.sequence;
                 if lag <= 0 {
                     let detail = "The log was restored, and this list or report does not follow it yet. Repeat the request \
                         in a second.";
@@ -199,16 +191,16 @@ impl Call {
                 let detail = format!(
                     "This list or report has seen sequence {}, {lag} short of what `Annals-Min-Sequence` or a moment in the \
                      query asks for. Repeat the request in a second, or ask for less.",
-                    behind.point.sequence
+                    point.sequence
                 );
                 Problem::new(codes::READ_MODEL_BEHIND, detail)
-                    .with("sequence", behind.point.sequence)
+                    .with("sequence", point.sequence)
                     .with("lag", lag)
                     .retry_after(1)
             }
-            ReadError::NoHistoryYet => {
-                let detail = "What these resources were is being made from the log, after a new version of Annals began. \
-                    Repeat the request in some seconds, or leave the moment out.";
+            ReadError::MadeAnew => {
+                let detail = "What this list or report is read from is being made anew by a new version of Annals. Repeat the \
+                    request in some seconds; without a moment it may be answered at once.";
                 Problem::new(codes::READ_MODEL_BEHIND, detail).retry_after(5)
             }
             ReadError::UnknownTimeZone(zone) => {
@@ -246,10 +238,11 @@ impl Call {
         Ok(self.state.executor.vault().claim_key(self.tenant().uuid(), "cursor", "v1").await?)
     }
 
-    /// What a cursor is good for: tenant, operation, resource, filters.
+    /// What a cursor is good for: tenant, operation, resource, filters, and the body of a query that has one.
     fn cursor_scope(&self) -> String {
         let id = self.path_id.as_deref().unwrap_or_default();
-        format!("{}\n{}\n{id}\n{}", self.tenant(), self.operation.name, self.query.canonical())
+        let body = if self.operation.body.is_some() { self.body.to_string() } else { String::new() };
+        format!("{}\n{}\n{id}\n{}\n{body}", self.tenant(), self.operation.name, self.query.canonical())
     }
 
     /// Opens a body's personal values for who may see them, and makes them null for all others. Secrets are shown to

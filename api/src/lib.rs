@@ -38,6 +38,7 @@ pub mod resource;
 pub mod router;
 pub mod schema;
 pub mod server;
+pub mod standpoint;
 pub mod state;
 pub mod strict;
 pub mod telemetry;

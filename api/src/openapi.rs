@@ -16,7 +16,7 @@ use crate::extract::headers::{
     IDEMPOTENCY_KEY, LAST_EVENT_ID, LONGEST_WAIT, MIN_SEQUENCE, PARKED, READ_AGE, READ_SEQUENCE, REPLAYED, SEQUENCE,
     TOKEN,
 };
-use crate::extract::ids::id_schema;
+use crate::extract::ids::{any_id_schema, id_schema};
 use crate::extract::query::MAX_LIMIT;
 use crate::operation::{Keys, Kind, Operation};
 use crate::resource::BASE;
@@ -185,7 +185,10 @@ fn parameters(operation: &Operation, schemas: &mut Schemas) -> Vec<Value> {
     if operation.has_id() {
         let prefix = prefix(operation);
         let (schema, example) = match operation.kind {
-            Kind::Upkeep => (json!({ "type": "string" }), "commerce_orders".to_owned()),
+            Kind::Upkeep if operation.path.starts_with("/admin/projections") => {
+                (json!({ "type": "string" }), "commerce_orders".to_owned())
+            }
+            Kind::Upkeep => (any_id_schema(&mut schemas.taken).to_value(), "sub_01h455vb4pex5vsknk084sn02q".to_owned()),
             _ => (id_schema(prefix).to_value(), format!("{prefix}_01h455vb4pex5vsknk084sn02q")),
         };
         all.push(json!({ "name": "id", "in": "path", "required": true, "schema": schema, "example": example }));

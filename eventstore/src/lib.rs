@@ -31,6 +31,7 @@ mod store;
 mod tail;
 mod tokens;
 pub mod verify;
+mod waiting;
 mod work;
 mod writer;
 
@@ -51,4 +52,5 @@ pub use shares::Share;
 pub use store::{EventStore, StoreConfig, StoreError, new_id};
 pub use tail::Tail;
 pub use tokens::{BadToken, Standing, Token};
+pub use waiting::{Waiting, WaitingFilter};
 pub use work::{DueWork, TenantClock, WorkRow};

@@ -181,6 +181,15 @@ impl EventStore {
         Ok((events, stands.unwrap_or(until)))
     }
 
+    /// The events of a tenant with these sequences, in order.
+    pub async fn read_sequences(&self, tenant: Uuid, sequences: &[i64]) -> Result<Vec<RecordedEvent>, StoreError> {
+        let sql = format!("{EVENT} WHERE tenant_id = $1 AND sequence = ANY($2) ORDER BY sequence");
+        let mut tx = self.inner.tenants.begin(tenant).await?;
+        let rows = sqlx::query(AssertSqlSafe(sql)).bind(tenant).bind(sequences).fetch_all(&mut *tx).await?;
+        tx.commit().await?;
+        Ok(rows.iter().map(event).collect::<Result<_, _>>()?)
+    }
+
     /// The last sequence of a tenant; 0 where it has none.
     pub async fn tenant_head(&self, tenant: Uuid) -> Result<i64, StoreError> {
         let mut tx = self.inner.tenants.begin(tenant).await?;

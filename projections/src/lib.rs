@@ -27,6 +27,7 @@ mod rebuild;
 pub mod rows;
 mod runner;
 mod running;
+mod standpoint;
 
 pub use documents::{DOCUMENTS, Document, DocumentType, Documented};
 pub use feed::kafka::KafkaConfig;
@@ -36,6 +37,7 @@ pub use projector::{ProjectError, Projector};
 pub use read_models::{Behind, ReadError, ReadModels, ReadPoint};
 pub use rows::{AuditEntry, AuditFilter, EventTypeCount};
 pub use running::{Projections, ProjectorState, ProjectorStatus, chain};
+pub use standpoint::Standpoint;
 
 #[cfg(test)]
 mod test_support;

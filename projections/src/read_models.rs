@@ -33,6 +33,8 @@ pub struct ReadPoint {
     pub incarnation: i64,
     /// How many of the tenant's streams are parked: of each, what its rows show is old.
     pub parked: i64,
+    /// The revision of the fold that has made the rows, where that was looked at.
+    pub(crate) revision: Option<i32>,
     /// Seconds since it saw that sequence.
     seen_seconds: f64,
 }
@@ -61,9 +63,9 @@ pub enum ReadError {
     /// The read model has not seen the sequence that was asked for, after all patience.
     #[error("the read model is behind")]
     Behind(#[from] Behind),
-    /// The rows are those of an older binary, and their history is still being made.
-    #[error("the history of the read model is being made")]
-    NoHistoryYet,
+    /// The rows were made by an older fold, and are being made anew by that of this program.
+    #[error("the rows are being made anew")]
+    MadeAnew,
     /// A name that Postgres has no zone for.
     #[error("`{0}` is no time zone")]
     UnknownTimeZone(String),
@@ -172,7 +174,7 @@ impl ReadModels {
                 return Err(Behind { point, wanted: sequence }.into());
             }
             if let Ok(Some(seen)) = tokio::time::timeout_at(next, bell.heard(incarnation, tenant, sequence)).await {
-                return Ok(ReadPoint { sequence: seen, incarnation, parked: 0, seen_seconds: 0.0 });
+                return Ok(ReadPoint { sequence: seen, incarnation, parked: 0, revision: None, seen_seconds: 0.0 });
             }
             pause = (pause * 2).min(PAUSES.1);
         }
@@ -182,16 +184,15 @@ impl ReadModels {
         self.db.begin(tenant).await
     }
 
-    /// A transaction whose statements all see one moment, and the sequence that a projector stands at then.
-    pub(crate) async fn snapshot(&self, projector: &str, tenant: Uuid) -> Result<(TenantTx, i64), ReadError> {
+    /// A transaction whose statements all see one moment.
+    pub(crate) async fn snapshot(&self, tenant: Uuid) -> Result<TenantTx, sqlx::Error> {
         let mut tx = self.begin(tenant).await?;
         // Reports go over whole histories. After a large import Postgres has no statistics yet, expects next to nothing
         // and would go through one table once for each row of the other.
         sqlx::raw_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SET LOCAL enable_nestloop = off")
             .execute(&mut *tx)
             .await?;
-        let point = point(&mut tx, projector, tenant).await?;
-        Ok((tx, point.sequence))
+        Ok(tx)
     }
 
     /// Refuses what Postgres has no zone for. It would take much else, POSIX rules among it, so its own list decides;
@@ -214,7 +215,7 @@ pub(crate) async fn point(conn: &mut PgConnection, projector: &str, tenant: Uuid
         "SELECT coalesce(s.sequence, 0), coalesce(c.incarnation, 1),
             extract(epoch FROM clock_timestamp() - coalesce(s.at, g.created_at))::float8,
             (SELECT count(*) FROM projection_parked p
-             WHERE p.projector = g.projector AND p.generation = g.generation AND p.tenant_id = $2)
+             WHERE p.projector = g.projector AND p.generation = g.generation AND p.tenant_id = $2), g.revision
          FROM projection_generations g
          LEFT JOIN projection_checkpoints c
             ON c.projector = g.projector AND c.generation = g.generation AND c.slot = 0
@@ -231,8 +232,9 @@ pub(crate) async fn point(conn: &mut PgConnection, projector: &str, tenant: Uuid
             sequence: row.try_get(0)?,
             incarnation: row.try_get(1)?,
             parked: row.try_get(3)?,
+            revision: Some(row.try_get(4)?),
             seen_seconds: row.try_get::<f64, _>(2)?.max(0.0),
         }),
-        None => Ok(ReadPoint { sequence: 0, incarnation: 1, parked: 0, seen_seconds: 0.0 }),
+        None => Ok(ReadPoint { sequence: 0, incarnation: 1, parked: 0, revision: None, seen_seconds: 0.0 }),
     }
 }

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::generations::prepare;
+use crate::running::projectors;
 use crate::{KafkaConfig, Projections, Projector, ReadModels, Relay};
 
 /// A database of its own, with its log, its projectors (once started) and its queries.
@@ -119,7 +120,8 @@ impl House {
     /// Says that a projector has seen a sequence.
     pub(crate) async fn note(&self, projector: &str, tenant: Uuid, sequence: i64) {
         let mut conn = self.projector().await;
-        prepare(projector, 1, &mut conn).await.unwrap();
+        let revision = projectors().iter().find(|known| known.name() == projector).map_or(1, |known| known.revision());
+        prepare(projector, revision, &mut conn).await.unwrap();
         sqlx::query(
             "INSERT INTO projection_sequences (projector, generation, tenant_id, sequence, at)
              VALUES ($1, 1, $2, $3, clock_timestamp())

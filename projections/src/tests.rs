@@ -16,7 +16,7 @@ use crate::analytics::{Interval, Range};
 use crate::documents::of;
 use crate::rows::AUDIT_ENTRIES;
 use crate::test_support::{House, at, created, money, new_event, placed, refunded};
-use crate::{AuditFilter, Projections, ProjectorState, ReadError};
+use crate::{AuditFilter, Projections, ProjectorState, ReadError, Standpoint};
 
 fn range(interval: Interval, from: &str, to: &str, time_zone: &str) -> Range {
     Range { from: Some(at(from)), to: Some(at(to)), interval, time_zone: time_zone.into() }
@@ -46,7 +46,7 @@ async fn reports_show_each_period_in_its_zone_and_move_a_customer_whose_earlier_
     house.seen(ANALYTICS_MRR, tenant, last).await;
 
     let months = range(Interval::Month, "1997-01-01T00:00:00Z", "1997-06-01T00:00:00Z", "UTC");
-    let revenue = house.reads.revenue(tenant, &months, at("1997-05-15T00:00:00Z")).await.unwrap();
+    let revenue = house.reads.revenue(tenant, &months, &Standpoint::now(at("1997-05-15T00:00:00Z"))).await.unwrap();
     assert_eq!(revenue.sequence, last);
     let shown: Vec<_> = revenue.periods.iter().filter(|period| period.currency.code() == "USD").collect();
     let figures =
@@ -74,18 +74,18 @@ async fn reports_show_each_period_in_its_zone_and_move_a_customer_whose_earlier_
 
     // In Berlin Bob's first order falls into April, and weeks are those of ISO 8601.
     let berlin = Range { time_zone: "Europe/Berlin".into(), ..months.clone() };
-    let revenue = house.reads.revenue(tenant, &berlin, at("1997-05-15T00:00:00Z")).await.unwrap();
+    let revenue = house.reads.revenue(tenant, &berlin, &Standpoint::now(at("1997-05-15T00:00:00Z"))).await.unwrap();
     let april: Vec<_> = revenue.periods.iter().filter(|p| p.period == "1997-04" && p.orders > 0).collect();
     assert_eq!((april.len(), april[0].order_revenue.amount), (1, 500));
     assert_eq!(april[0].starts_at, at("1997-03-31T22:00:00Z"));
     let weeks = Range { interval: Interval::Week, ..months.clone() };
-    let revenue = house.reads.revenue(tenant, &weeks, at("1997-05-15T00:00:00Z")).await.unwrap();
+    let revenue = house.reads.revenue(tenant, &weeks, &Standpoint::now(at("1997-05-15T00:00:00Z"))).await.unwrap();
     assert_eq!(
         (revenue.periods[0].period.as_str(), revenue.periods[0].starts_at),
         ("1997-W02", at("1997-01-06T00:00:00Z"))
     );
 
-    let cohorts = house.reads.cohorts(tenant, &months, at("1997-05-15T00:00:00Z")).await.unwrap();
+    let cohorts = house.reads.cohorts(tenant, &months, &Standpoint::now(at("1997-05-15T00:00:00Z"))).await.unwrap();
     let rows: Vec<_> = cohorts.cohorts.iter().map(|cohort| (cohort.cohort.as_str(), cohort.customers)).collect();
     assert_eq!(rows, [("1997-01", 1), ("1997-03", 1)], "Ada's history stands in the row of her earliest order");
     let cells = |row: usize| {
@@ -103,7 +103,7 @@ async fn reports_show_each_period_in_its_zone_and_move_a_customer_whose_earlier_
     );
     assert_eq!(cohorts.cohorts[0].cells[2].retention, 1.0);
 
-    let kpis = house.reads.kpis(tenant, at("1997-05-15T00:00:00Z")).await.unwrap();
+    let kpis = house.reads.kpis(tenant, &Standpoint::now(at("1997-05-15T00:00:00Z"))).await.unwrap();
     assert_eq!((kpis.customers.value, kpis.orders.value, kpis.repeat_rate.value), (2, 5, Some(1.0)));
     assert_eq!(kpis.revenue.value.iter().map(|sum| sum.amount).collect::<Vec<_>>(), [300, 1_700]);
     assert_eq!(kpis.refunds.value.iter().map(|sum| sum.amount).collect::<Vec<_>>(), [0, 400]);
@@ -111,13 +111,13 @@ async fn reports_show_each_period_in_its_zone_and_move_a_customer_whose_earlier_
 
     let nowhere = Range { time_zone: "Europe/Atlantis".into(), ..months.clone() };
     assert!(matches!(
-        house.reads.revenue(tenant, &nowhere, at("1997-05-15T00:00:00Z")).await,
+        house.reads.revenue(tenant, &nowhere, &Standpoint::now(at("1997-05-15T00:00:00Z"))).await,
         Err(ReadError::UnknownTimeZone(_))
     ));
     let decades = range(Interval::Week, "1997-01-01T00:00:00Z", "2026-01-01T00:00:00Z", "UTC");
-    let refused = house.reads.cohorts(tenant, &decades, at("2026-01-01T00:00:00Z")).await;
+    let refused = house.reads.cohorts(tenant, &decades, &Standpoint::now(at("2026-01-01T00:00:00Z"))).await;
     assert!(matches!(refused, Err(ReadError::TooManyPeriods { .. })));
-    let nobody = house.reads.kpis(new_id(), at("1997-05-15T00:00:00Z")).await.unwrap();
+    let nobody = house.reads.kpis(new_id(), &Standpoint::now(at("1997-05-15T00:00:00Z"))).await.unwrap();
     assert_eq!((nobody.customers.value, nobody.repeat_rate.value), (0, None));
     house.stop.cancel();
     projections.stopped().await;
@@ -141,14 +141,17 @@ async fn a_sum_beyond_64_bits_is_told_and_a_narrower_range_has_one() {
 
     let month = range(Interval::Month, "1997-01-01T00:00:00Z", "1997-02-01T00:00:00Z", "UTC");
     assert!(matches!(
-        house.reads.revenue(tenant, &month, at("1997-05-15T00:00:00Z")).await,
+        house.reads.revenue(tenant, &month, &Standpoint::now(at("1997-05-15T00:00:00Z"))).await,
         Err(ReadError::SumTooLarge)
     ));
-    let cohorts = house.reads.cohorts(tenant, &month, at("1997-02-01T00:00:00Z")).await;
+    let cohorts = house.reads.cohorts(tenant, &month, &Standpoint::now(at("1997-02-01T00:00:00Z"))).await;
     assert!(matches!(cohorts, Err(ReadError::SumTooLarge)));
-    assert!(matches!(house.reads.kpis(tenant, at("1997-05-15T00:00:00Z")).await, Err(ReadError::SumTooLarge)));
+    assert!(matches!(
+        house.reads.kpis(tenant, &Standpoint::now(at("1997-05-15T00:00:00Z"))).await,
+        Err(ReadError::SumTooLarge)
+    ));
     let day = range(Interval::Day, "1997-01-05T00:00:00Z", "1997-01-06T00:00:00Z", "UTC");
-    let narrower = house.reads.revenue(tenant, &day, at("1997-05-15T00:00:00Z")).await.unwrap();
+    let narrower = house.reads.revenue(tenant, &day, &Standpoint::now(at("1997-05-15T00:00:00Z"))).await.unwrap();
     assert_eq!(narrower.periods[0].order_revenue.amount, 1_000 * most.amount);
     let positions = house.reads.positions().await.unwrap();
     assert!(positions.contains(&(ANALYTICS_SALES.to_owned(), house.store.tail().position())), "{positions:?}");
@@ -306,7 +309,7 @@ async fn plans_subscriptions_agents_and_runs_come_out_of_the_log() {
     let runs = house.reads.runs(tenant, &RunFilter::default(), None, 10).await.unwrap();
     assert_eq!((runs.len(), runs[0].next_attempt_at), (1, Some(day)));
     let months = range(Interval::Month, "2026-01-01T00:00:00Z", "2026-12-01T00:00:00Z", "UTC");
-    let revenue = house.reads.revenue(tenant, &months, at("2026-03-01T00:00:00Z")).await.unwrap();
+    let revenue = house.reads.revenue(tenant, &months, &Standpoint::now(at("2026-03-01T00:00:00Z"))).await.unwrap();
     assert_eq!((revenue.sequence, revenue.periods.len(), revenue.periods[2].mrr.amount), (last, 3, 100));
 
     // Each tenant has its own.
@@ -416,7 +419,7 @@ async fn two_that_believe_to_have_the_same_work_apply_each_event_once() {
         }
         let counts = house.reads.event_types(tenant).await.unwrap();
         assert_eq!(counts.iter().map(|of| of.count).collect::<Vec<_>>(), [120, 300, 60]);
-        let kpis = house.reads.kpis(tenant, at("1997-05-15T00:00:00Z")).await.unwrap();
+        let kpis = house.reads.kpis(tenant, &Standpoint::now(at("1997-05-15T00:00:00Z"))).await.unwrap();
         assert_eq!((kpis.customers.value, kpis.orders.value), (120, 300));
         let refunds = house.reads.list(tenant, of::<Order>(), &[("status", "partly_refunded")], None, 100).await;
         assert_eq!(refunds.unwrap().len(), 60);

@@ -18,6 +18,7 @@ mod clock;
 mod cqrs;
 mod customers;
 mod egress;
+mod facts;
 mod hosts;
 mod house;
 mod idempotency;
@@ -36,6 +37,7 @@ mod provider;
 mod random;
 mod replay;
 mod replays;
+mod reports;
 mod restored;
 mod schemas;
 mod server;
@@ -43,6 +45,7 @@ mod time_travel;
 mod topic;
 mod torture;
 mod verify;
+mod waiting;
 
 use std::process::ExitCode;
 
@@ -96,6 +99,8 @@ fn main() -> ExitCode {
         replay::tests(),
         time_travel::tests(),
         replays::tests(),
+        reports::tests(),
+        waiting::tests(),
     ]
     .into_iter()
     .flatten()

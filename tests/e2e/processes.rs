@@ -347,6 +347,8 @@ async fn the_command_line_explains_itself(_: &House) {
         "import",
         "verify-log",
         "schema",
+        "projections",
+        "processes",
         "config",
     ] {
         assert!(help.contains(word), "{word}: {help}");

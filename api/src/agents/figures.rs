@@ -7,6 +7,7 @@ use domain::commerce::Customer;
 use domain::names::AGENTS_READ;
 use domain::text::Word;
 use domain::{Aggregate, TypedId};
+use eventstore::Until;
 use projections::agents::metrics::{self, AgentHealth, AgentMetrics, MetricsFilter};
 use projections::agents::runs::{AGENTS_RUNS, RunFilter, RunRow};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
@@ -17,11 +18,11 @@ use uuid::Uuid;
 use crate::analytics::{answer, report};
 use crate::call::{Call, page_of, uuid_place};
 use crate::extract::ids::{Moment, Ref, Referent};
-use crate::extract::query::Nothing;
 use crate::operation::{Answer, Operation, RateClass};
 use crate::problem::Problem;
 use crate::resource::{time, to_json};
 use crate::schema;
+use crate::standpoint::{AsOf, Moments, seen};
 
 /// Its operations.
 pub(super) fn operations() -> Vec<Operation> {
@@ -35,6 +36,7 @@ pub(super) fn operations() -> Vec<Operation> {
         Operation::query(Method::GET, "/agents/{id}/status", "agents.agent.status", AGENTS_READ)
             .about("How an agent is doing", "Health follows from how its last twenty runs ended.")
             .rate(RateClass::Report)
+            .takes::<StatusQuery>()
             .answers(report::<Status>)
             .handled(status),
         Operation::query(Method::GET, "/agents/metrics", "agents.agent.metrics", AGENTS_READ)
@@ -139,17 +141,35 @@ struct Status {
     health: AgentHealth,
 }
 
+/// At which moments it is asked for.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct StatusQuery {
+    /// What was known: a sequence, bare or as `Annals-Read-Sequence` gave it, or a time of RFC 3339, which means the highest
+    /// sequence recorded by then; all that is known if absent.
+    as_of: Option<AsOf>,
+    /// What had happened by this moment, whenever it came to be known; everything if absent.
+    effective_at: Option<Moment>,
+}
+
 async fn status(call: Call) -> Result<Answer, Problem> {
-    call.query.clone().typed::<Nothing>()?;
+    let StatusQuery { as_of, effective_at } = call.query.clone().typed()?;
+    let moments = Moments { as_of, effective_at };
     let id = call.target::<Agent>().await?;
-    if !call.state.executor.load_known::<Agent>(call.tenant(), id).await?.exists() {
+    let standpoint = moments.standpoint(&call, "?").await?;
+    let executor = &call.state.executor;
+    let agent = match standpoint.as_of {
+        None => executor.load_known::<Agent>(call.tenant(), id).await?,
+        Some(sequence) => executor.load_until::<Agent>(call.tenant(), id, Until::Sequence(sequence)).await?,
+    };
+    if !agent.exists() {
         return Err(Problem::not_found());
     }
-    let seen = call.await_model(AGENTS_RUNS).await?;
-    let health = call.state.models.agent_status(call.tenant().uuid(), id.uuid()).await;
+    let seen = seen(&call, &standpoint, &[AGENTS_RUNS]).await?;
+    let health = call.state.models.agent_status(call.tenant().uuid(), id.uuid(), &standpoint).await;
     let health = health.map_err(|error| call.behind(error))?;
     let sequence = health.sequence;
-    let parameters = Map::from_iter([("agent".to_owned(), to_json(id))]);
+    let parameters = Map::from_iter(moments.parameters().into_iter().chain([("agent".to_owned(), to_json(id))]));
     Ok(answer(
         "agent_status",
         to_json(Status { agent: id, health }),
@@ -170,22 +190,29 @@ struct MetricsQuery {
     from: Option<Moment>,
     /// Requested before this moment.
     to: Option<Moment>,
+    /// What was known: a sequence, bare or as `Annals-Read-Sequence` gave it, or a time of RFC 3339, which means the highest
+    /// sequence recorded by then; all that is known if absent.
+    as_of: Option<AsOf>,
+    /// What had happened by this moment, whenever it came to be known; everything if absent.
+    effective_at: Option<Moment>,
 }
 
 async fn figures(call: Call) -> Result<Answer, Problem> {
-    let MetricsQuery { agent, from, to } = call.query.clone().typed()?;
+    let MetricsQuery { agent, from, to, as_of, effective_at } = call.query.clone().typed()?;
+    let moments = Moments { as_of, effective_at };
     let (from, to) = (from.map(|moment| moment.0), to.map(|moment| moment.0));
     if from.zip(to).is_some_and(|(from, to)| from > to) {
         return Err(Problem::field("?to", "must not be earlier than `from`"));
     }
     let filter = MetricsFilter { agent: found(&call, agent).await?, from, to };
-    let seen = call.await_model(AGENTS_RUNS).await?;
-    let metrics = call.state.models.agent_metrics(call.tenant().uuid(), &filter).await;
+    let standpoint = moments.standpoint(&call, "?").await?;
+    let seen = seen(&call, &standpoint, &[AGENTS_RUNS]).await?;
+    let metrics = call.state.models.agent_metrics(call.tenant().uuid(), &filter, &standpoint).await;
     let metrics = metrics.map_err(|error| call.behind(error))?;
     let moment = |at: Option<DateTime<Utc>>| at.map_or(Value::Null, |at| time(at).into());
     let agent = filter.agent.map_or(Value::Null, |agent| to_json(domain::AgentId::from(agent)));
-    let parameters =
-        Map::from_iter([("agent".to_owned(), agent), ("from".to_owned(), moment(from)), ("to".to_owned(), moment(to))]);
+    let range = [("agent".to_owned(), agent), ("from".to_owned(), moment(from)), ("to".to_owned(), moment(to))];
+    let parameters = Map::from_iter(moments.parameters().into_iter().chain(range));
     let sequence = metrics.sequence;
     Ok(answer("agent_metrics", to_json(metrics), sequence, parameters, metrics::fold(), seen))
 }

@@ -167,7 +167,7 @@ async fn list(call: Call) -> Result<Answer, Problem> {
             (None, from, to)
         }
     };
-    let (mut point, age) = call.await_model_at(shape.document.name, to.unwrap_or(from)).await?;
+    let (mut point, age) = call.await_models(&[shape.document.name], to.unwrap_or(from)).await?;
     let age = if to.is_some() { 0.0 } else { age };
     point.sequence = to.unwrap_or(point.sequence);
     let (tenant, range, limit) = (call.tenant().uuid(), (from, point.sequence), call.page.limit as i64 + 1);

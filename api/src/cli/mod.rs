@@ -2,6 +2,7 @@
 
 mod admin;
 mod import;
+mod processes;
 mod projections;
 mod replay;
 mod schema;
@@ -70,6 +71,9 @@ enum Command {
     /// The projectors that keep lists and reports: look at them, mend them, make their rows anew
     #[command(subcommand)]
     Projections(projections::Projections),
+    /// What waits for a moment: erasures, renewals, runs, test clocks
+    #[command(subcommand)]
+    Processes(processes::Processes),
     /// What the log holds, and what this program knows of it
     #[command(subcommand)]
     Schema(Schema),
@@ -206,6 +210,7 @@ async fn carry_out(command: Command) -> Result<ExitCode, Failure> {
             err(format_args!("annals: the databases have the schema of version {}", env!("CARGO_PKG_VERSION")));
         }
         Command::VerifyLog => return verify::log(&Config::from_env()?).await,
+        Command::Processes(command) => return processes::run(&Config::from_env()?, command).await,
         Command::Projections(command) => return projections::run(&Config::from_env()?, command).await,
         Command::Schema(Schema::Check) => return schema::check(&Config::from_env()?).await,
         Command::Schema(Schema::Show { name, version }) => schema::show(&name, version)?,

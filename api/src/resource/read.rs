@@ -76,7 +76,7 @@ async fn list_as_of<A: Resource + Documented>(
         Some(Place { below, at: [sequence], .. }) => (Some(below), sequence),
         None => (None, call.sequence_of("?as_of", as_of).await?),
     };
-    let (mut point, _) = call.await_model_at(A::TABLE, sequence).await?;
+    let (mut point, _) = call.await_models(&[A::TABLE], sequence).await?;
     point.sequence = sequence;
     let (tenant, limit) = (call.tenant().uuid(), call.page.limit as i64 + 1);
     let incarnation = call.state.executor.store().token(tenant, sequence).await?.incarnation;

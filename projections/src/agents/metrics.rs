@@ -7,9 +7,10 @@ use serde::{Deserialize, Serialize};
 use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
-use super::runs::{self, AGENTS_RUNS};
+use super::runs::{self, AGENTS_RUNS, RUNS_PAST};
 use crate::analytics::{currency, fold_of};
 use crate::read_models::{ReadError, ReadModels, active};
+use crate::standpoint::Standpoint;
 
 /// Which runs are counted.
 #[derive(Clone, Debug, Default)]
@@ -151,13 +152,16 @@ const REVISION: i32 = 1;
 
 /// How the figures of [`AgentMetrics`] are made, as a hash.
 pub fn fold() -> String {
-    fold_of(&[(AGENTS_RUNS, runs::REVISION)], REVISION, &[&figures_sql(), &costs_sql()])
+    fold_of(&READ, REVISION, &[&figures_sql(), &costs_sql()])
 }
 
 /// How [`AgentHealth`] is made, as a hash.
 pub fn status_fold() -> String {
-    fold_of(&[(AGENTS_RUNS, runs::REVISION)], REVISION, &[&last_runs_sql(), &queue_sql()])
+    fold_of(&READ, REVISION, &[&last_runs_sql(), &queue_sql()])
 }
+
+/// What the figures are read from.
+const READ: [(&str, i32); 1] = [(AGENTS_RUNS, runs::REVISION)];
 
 /// How many runs stand where, as columns of [`RunCounts`].
 const COUNTS: &str = "count(*) FILTER (WHERE status = 'pending') AS pending,
@@ -167,13 +171,30 @@ const COUNTS: &str = "count(*) FILTER (WHERE status = 'pending') AS pending,
     count(*) FILTER (WHERE status = 'timed_out') AS timed_out,
     count(*) FILTER (WHERE status = 'cancelled') AS cancelled";
 
-/// What the filter lets through: the tenant, the agent, and the range.
-const WANTED: &str = "tenant_id = $1 AND ($2::uuid IS NULL OR agent_id = $2)
-    AND requested_at >= coalesce($3, '-infinity'::timestamptz) AND requested_at < coalesce($4, 'infinity'::timestamptz)";
+/// What the filter lets through: the agent, and the range.
+const WANTED: &str = "($4::uuid IS NULL OR agent_id = $4)
+    AND requested_at >= coalesce($5, '-infinity'::timestamptz) AND requested_at < coalesce($6, 'infinity'::timestamptz)";
+
+/// What counts: of the tenant $1, known up to the sequence $2, before the moment $3.
+const KNOWN: &str = "tenant_id = $1 AND sequence <= $2 AND changed_at < coalesce($3, 'infinity'::timestamptz)";
+
+/// The runs as they stood: of the rows that stand now those that did so then, and of the others those that were not yet
+/// followed by another.
+fn stood_sql() -> String {
+    let columns = "agent_id, status, attempts, requested_at, started_at, ended_at, prompt_tokens, completion_tokens,
+        cost_micros, cost_currency";
+    format!(
+        "(SELECT {columns} FROM agents_runs WHERE generation = {active} AND {KNOWN}
+          UNION ALL
+          SELECT {columns} FROM {RUNS_PAST} WHERE generation = {active} AND {KNOWN}
+            AND (until_sequence > $2 OR until_at >= coalesce($3, 'infinity'::timestamptz))) stood",
+        active = active(AGENTS_RUNS)
+    )
+}
 
 /// All runs of a tenant by where they stand.
 pub(crate) fn counts_sql() -> String {
-    format!("SELECT {COUNTS} FROM agents_runs WHERE generation = {} AND tenant_id = $1", active(AGENTS_RUNS))
+    format!("SELECT {COUNTS} FROM {}", stood_sql())
 }
 
 /// The figures of each agent, and one row without an agent: those of all.
@@ -186,9 +207,9 @@ fn figures_sql() -> String {
             percentile_cont(0.95) WITHIN GROUP (ORDER BY {seconds}) {timed} AS p95_seconds,
             coalesce(sum(prompt_tokens), 0)::bigint AS prompt_tokens,
             coalesce(sum(completion_tokens), 0)::bigint AS completion_tokens
-         FROM agents_runs WHERE generation = {} AND {WANTED}
+         FROM {} WHERE {WANTED}
          GROUP BY GROUPING SETS ((agent_id), ()) ORDER BY agent_id NULLS FIRST",
-        active(AGENTS_RUNS)
+        stood_sql()
     )
 }
 
@@ -196,39 +217,39 @@ fn figures_sql() -> String {
 fn costs_sql() -> String {
     format!(
         "SELECT agent_id, cost_currency, sum(cost_micros)::bigint AS amount_micros
-         FROM agents_runs WHERE generation = {} AND {WANTED} AND cost_currency IS NOT NULL
+         FROM {} WHERE {WANTED} AND cost_currency IS NOT NULL
          GROUP BY GROUPING SETS ((agent_id, cost_currency), (cost_currency)) ORDER BY cost_currency",
-        active(AGENTS_RUNS)
+        stood_sql()
     )
 }
 
-/// How the last runs ended. $3 is how many.
+/// How the last runs of the agent $4 ended, $5 at most. One that has ended stays as it is, so its row is the one that
+/// stands now.
 fn last_runs_sql() -> String {
     format!(
         "WITH ended AS (
             SELECT status, ended_at FROM agents_runs
-            WHERE generation = {active} AND tenant_id = $1 AND agent_id = $2 AND ended_at IS NOT NULL
+            WHERE generation = {active} AND {KNOWN} AND agent_id = $4 AND ended_at IS NOT NULL
                 AND status IN ('succeeded', 'failed', 'timed_out')
-            ORDER BY ended_at DESC, id DESC LIMIT $3
+            ORDER BY ended_at DESC, id DESC LIMIT $5
         )
         SELECT count(*) FILTER (WHERE status = 'succeeded') AS succeeded,
             count(*) FILTER (WHERE status = 'failed') AS failed,
             count(*) FILTER (WHERE status = 'timed_out') AS timed_out, max(ended_at) AS last_run_at,
-            (SELECT max(ended_at) FROM agents_runs WHERE generation = {active} AND tenant_id = $1 AND agent_id = $2
+            (SELECT max(ended_at) FROM agents_runs WHERE generation = {active} AND {KNOWN} AND agent_id = $4
                 AND status = 'succeeded' AND ended_at IS NOT NULL) AS last_success_at
         FROM ended",
         active = active(AGENTS_RUNS)
     )
 }
 
-/// What an agent has not ended.
+/// What the agent $4 has not ended.
 fn queue_sql() -> String {
     format!(
         "SELECT count(*) FILTER (WHERE status = 'pending'), count(*) FILTER (WHERE status = 'running'),
             min(requested_at) FILTER (WHERE status = 'pending')
-         FROM agents_runs
-         WHERE generation = {} AND tenant_id = $1 AND agent_id = $2 AND status IN ('pending', 'running')",
-        active(AGENTS_RUNS)
+         FROM {} WHERE agent_id = $4 AND status IN ('pending', 'running')",
+        stood_sql()
     )
 }
 
@@ -265,10 +286,17 @@ struct Ended {
 
 impl ReadModels {
     /// How the runs went that were requested in a range, of every agent of a tenant or of one.
-    pub async fn agent_metrics(&self, tenant: Uuid, filter: &MetricsFilter) -> Result<AgentMetrics, ReadError> {
-        let (mut tx, sequence) = self.snapshot(AGENTS_RUNS, tenant).await?;
+    pub async fn agent_metrics(
+        &self,
+        tenant: Uuid,
+        filter: &MetricsFilter,
+        standpoint: &Standpoint,
+    ) -> Result<AgentMetrics, ReadError> {
+        let (mut tx, [sequence]) = self.stand(tenant, standpoint, READ).await?;
         let rows: Vec<Figures> = sqlx::query_as(AssertSqlSafe(figures_sql()))
             .bind(tenant)
+            .bind(sequence)
+            .bind(standpoint.before(None))
             .bind(filter.agent)
             .bind(filter.from)
             .bind(filter.to)
@@ -276,6 +304,8 @@ impl ReadModels {
             .await?;
         let costs: Vec<Costs> = sqlx::query_as(AssertSqlSafe(costs_sql()))
             .bind(tenant)
+            .bind(sequence)
+            .bind(standpoint.before(None))
             .bind(filter.agent)
             .bind(filter.from)
             .bind(filter.to)
@@ -294,16 +324,24 @@ impl ReadModels {
     }
 
     /// How an agent is.
-    pub async fn agent_status(&self, tenant: Uuid, agent: Uuid) -> Result<AgentHealth, ReadError> {
-        let (mut tx, sequence) = self.snapshot(AGENTS_RUNS, tenant).await?;
+    pub async fn agent_status(
+        &self,
+        tenant: Uuid,
+        agent: Uuid,
+        standpoint: &Standpoint,
+    ) -> Result<AgentHealth, ReadError> {
+        let (mut tx, [sequence]) = self.stand(tenant, standpoint, READ).await?;
+        let before = standpoint.before(None);
         let ended: Ended = sqlx::query_as(AssertSqlSafe(last_runs_sql()))
             .bind(tenant)
+            .bind(sequence)
+            .bind(before)
             .bind(agent)
             .bind(LAST_RUNS)
             .fetch_one(&mut *tx)
             .await?;
-        let (pending, running, oldest_pending_at) =
-            sqlx::query_as(AssertSqlSafe(queue_sql())).bind(tenant).bind(agent).fetch_one(&mut *tx).await?;
+        let queue = sqlx::query_as(AssertSqlSafe(queue_sql())).bind(tenant).bind(sequence).bind(before).bind(agent);
+        let (pending, running, oldest_pending_at) = queue.fetch_one(&mut *tx).await?;
         tx.commit().await?;
         let last_runs = LastRuns { succeeded: ended.succeeded, failed: ended.failed, timed_out: ended.timed_out };
         Ok(AgentHealth {

@@ -1,4 +1,5 @@
-//! The runs of agents, a row each: how far each has come, without what was asked and answered.
+//! The runs of agents, a row each: how far each has come, without what was asked and answered; and beside them the rows that
+//! they were before, each with what it stood to.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,7 +12,8 @@ use eventstore::RecordedEvent;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use sqlx::postgres::PgRow;
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, PgConnection, Postgres, QueryBuilder, Row};
 use uuid::Uuid;
 
@@ -21,9 +23,11 @@ use crate::read_models::{ReadError, ReadModels, active};
 
 /// The projector and the table of runs.
 pub const AGENTS_RUNS: &str = "agents_runs";
+/// The table of what runs were before.
+pub(super) const RUNS_PAST: &str = "agents_runs_past";
 
 /// Raised whenever the same events would give other rows.
-pub(crate) const REVISION: i32 = 1;
+pub(crate) const REVISION: i32 = 2;
 
 /// A run, as lists show it.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
@@ -67,6 +71,9 @@ pub struct RunRow {
     /// The tenant's sequence of the last event in it.
     #[serde(skip)]
     pub sequence: i64,
+    /// When that happened.
+    #[serde(skip)]
+    pub changed_at: DateTime<Utc>,
 }
 
 /// Which runs are wanted; each part that is given must hold.
@@ -83,7 +90,7 @@ pub struct RunFilter {
 }
 
 /// The columns of a row after its generation and tenant, in the order in which they are read and written, and their types.
-const COLUMNS: [(&str, &str); 19] = [
+const COLUMNS: [(&str, &str); 20] = [
     ("id", "uuid"),
     ("agent_id", "uuid"),
     ("agent_version", "bigint"),
@@ -103,6 +110,7 @@ const COLUMNS: [(&str, &str); 19] = [
     ("cost_currency", "text"),
     ("version", "bigint"),
     ("sequence", "bigint"),
+    ("changed_at", "timestamptz"),
 ];
 
 fn names(prefix: &str) -> String {
@@ -211,6 +219,8 @@ fn read(row: &PgRow) -> Result<RunRow, Unreadable> {
             .map(|(amount_micros, currency)| Cost { amount_micros, currency }),
         version: row.try_get("version")?,
         sequence: row.try_get("sequence")?,
+        // A row that an older program has made does not say.
+        changed_at: row.try_get::<Option<_>, _>("changed_at")?.unwrap_or_default(),
     })
 }
 
@@ -235,6 +245,7 @@ impl RunRow {
             cost: None,
             version: 0,
             sequence: 0,
+            changed_at: at,
         }
     }
 
@@ -243,7 +254,7 @@ impl RunRow {
         if let Some(event) = decode::<RunEvent>(event)? {
             self.apply(event);
         }
-        (self.version, self.sequence) = (event.version, event.sequence);
+        (self.version, self.sequence, self.changed_at) = (event.version, event.sequence, event.occurred_at);
         Ok(())
     }
 
@@ -302,7 +313,7 @@ impl Projector for Runs {
     }
 
     fn tables(&self) -> &'static [&'static str] {
-        &[AGENTS_RUNS]
+        &[AGENTS_RUNS, RUNS_PAST]
     }
 
     fn interested(&self, stream_type: &str) -> bool {
@@ -316,6 +327,7 @@ impl Projector for Runs {
         conn: &mut PgConnection,
     ) -> Result<(), ProjectError> {
         let mut runs = load(generation, events, conn).await?;
+        let mut past = Vec::new();
         for event in events {
             let run = runs
                 .entry((event.tenant_id, event.stream_id))
@@ -324,9 +336,13 @@ impl Projector for Runs {
             if event.version != run.version + 1 {
                 return Err(ProjectError::OutOfOrder { position: event.position, follows: run.version });
             }
+            if run.version > 0 {
+                past.push((event.clone(), run.clone()));
+            }
             run.fold(event)?;
         }
-        store(generation, &runs, conn).await
+        store(generation, &runs, conn).await?;
+        store_past(generation, &past, conn).await
     }
 }
 
@@ -359,21 +375,64 @@ async fn load(
 }
 
 async fn store(generation: i32, runs: &BTreeMap<Key, RunRow>, conn: &mut PgConnection) -> Result<(), ProjectError> {
-    fn column<T>(runs: &BTreeMap<Key, RunRow>, value: impl Fn(&RunRow) -> T) -> Vec<T> {
-        runs.values().map(value).collect()
-    }
-    let arrays = COLUMNS.iter().enumerate().map(|(place, (_, kind))| format!("${}::{kind}[]", place + 3));
     let replaced = COLUMNS.iter().skip(1).map(|(name, _)| format!("{name} = excluded.{name}"));
     let sql = format!(
         "INSERT INTO agents_runs (generation, tenant_id, {}) SELECT $1, * FROM unnest($2::uuid[], {})
          ON CONFLICT (generation, tenant_id, id) DO UPDATE SET {}",
         names(""),
-        arrays.collect::<Vec<_>>().join(", "),
+        arrays(),
         replaced.collect::<Vec<_>>().join(", ")
     );
-    sqlx::query(AssertSqlSafe(sql))
+    let tenants = runs.keys().map(|(tenant, _)| *tenant).collect();
+    bound(sqlx::query(AssertSqlSafe(sql)), generation, tenants, &runs.values().collect::<Vec<_>>())
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Keeps what runs were, each with the event that changed it. One that has ended is changed by nothing.
+async fn store_past(
+    generation: i32,
+    past: &[(Arc<RecordedEvent>, RunRow)],
+    conn: &mut PgConnection,
+) -> Result<(), ProjectError> {
+    if past.is_empty() {
+        return Ok(());
+    }
+    let until = COLUMNS.len() + 3;
+    let sql = format!(
+        "INSERT INTO {RUNS_PAST} (generation, tenant_id, {}, until_sequence, until_at)
+         SELECT $1, * FROM unnest($2::uuid[], {}, ${until}::bigint[], ${}::timestamptz[])",
+        names(""),
+        arrays(),
+        until + 1
+    );
+    let tenants = past.iter().map(|(event, _)| event.tenant_id).collect();
+    let runs: Vec<_> = past.iter().map(|(_, run)| run).collect();
+    bound(sqlx::query(AssertSqlSafe(sql)), generation, tenants, &runs)
+        .bind(past.iter().map(|(event, _)| event.sequence).collect::<Vec<_>>())
+        .bind(past.iter().map(|(event, _)| event.occurred_at).collect::<Vec<_>>())
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// The arrays of the columns, from the third parameter on.
+fn arrays() -> String {
+    let arrays = COLUMNS.iter().enumerate().map(|(place, (_, kind))| format!("${}::{kind}[]", place + 3));
+    arrays.collect::<Vec<_>>().join(", ")
+}
+
+type Statement<'a> = Query<'a, Postgres, PgArguments>;
+
+/// The statement with its generation, tenants and columns.
+fn bound<'a>(statement: Statement<'a>, generation: i32, tenants: Vec<Uuid>, runs: &[&RunRow]) -> Statement<'a> {
+    fn column<T>(runs: &[&RunRow], value: impl Fn(&RunRow) -> T) -> Vec<T> {
+        runs.iter().map(|run| value(run)).collect()
+    }
+    statement
         .bind(generation)
-        .bind(runs.keys().map(|(tenant, _)| *tenant).collect::<Vec<_>>())
+        .bind(tenants)
         .bind(column(runs, |run| run.id.uuid()))
         .bind(column(runs, |run| run.agent.uuid()))
         .bind(column(runs, |run| run.agent_version))
@@ -393,7 +452,5 @@ async fn store(generation: i32, runs: &BTreeMap<Key, RunRow>, conn: &mut PgConne
         .bind(column(runs, |run| run.cost.map(|cost| cost.currency.to_string())))
         .bind(column(runs, |run| run.version))
         .bind(column(runs, |run| run.sequence))
-        .execute(conn)
-        .await?;
-    Ok(())
+        .bind(column(runs, |run| run.changed_at))
 }

@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::metrics::{AgentFigures, CostSum, Health, LastRuns, MetricsFilter, Queue, RunCounts, RunFigures};
 use super::runs::{RunFilter, RunRow, Runs};
+use crate::Standpoint;
 use crate::test_support::{House, Place, at, recorded};
 
 fn second(seconds: i64) -> DateTime<Utc> {
@@ -116,6 +117,7 @@ async fn a_run_is_the_same_row_however_its_events_are_split() {
             cost: Some(Cost { amount_micros: 12_345_678, currency: domain::Currency::USD }),
             version: 5,
             sequence: 8,
+            changed_at: second(0),
         };
         let cancelled = RunRow {
             id: RunId::from(other),
@@ -213,7 +215,8 @@ async fn the_figures_of_agents_are_these() {
     log.succeed(elsewhere, second(40), Some((7, 8)), Some((5, "EUR")));
     house.take(&Runs, &[&log.events]).await;
 
-    let metrics = async |filter: MetricsFilter| house.reads.agent_metrics(log.tenant, &filter).await.unwrap();
+    let now = Standpoint::now(second(100));
+    let metrics = async |filter: MetricsFilter| house.reads.agent_metrics(log.tenant, &filter, &now).await.unwrap();
     let all = metrics(MetricsFilter::default()).await;
     assert_eq!(all.sequence, log.events.len() as i64);
     let usd = CostSum { amount_micros: 2_000_000, currency: "USD".parse().unwrap() };
@@ -264,7 +267,7 @@ async fn the_figures_of_agents_are_these() {
     assert_eq!(some.total.runs, RunCounts { pending: 1, succeeded: 1, ..RunCounts::default() });
     let none = metrics(MetricsFilter { from: Some(second(62)), ..MetricsFilter::default() }).await;
     assert_eq!((none.total, none.agents), (RunFigures::default(), vec![]));
-    let kpis = house.reads.kpis(log.tenant, second(100)).await.unwrap();
+    let kpis = house.reads.kpis(log.tenant, &Standpoint::now(second(100))).await.unwrap();
     assert_eq!((kpis.runs.value, kpis.runs.sequence), (total.runs, all.sequence));
     house.close().await;
 }
@@ -272,6 +275,7 @@ async fn the_figures_of_agents_are_these() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_is_as_well_as_its_last_twenty_runs() {
     let Some(house) = House::open().await else { return };
+    let now = Standpoint::now(second(3_000));
     // How many of the last 20 failed, after older ones that all did.
     for (failed, health) in [
         (0, Health::Healthy),
@@ -300,13 +304,13 @@ async fn an_agent_is_as_well_as_its_last_twenty_runs() {
         let running = log.request(agent, None, None, second(35));
         log.begin(running, 1, second(36));
         house.take(&Runs, &[&log.events]).await;
-        let status = house.reads.agent_status(log.tenant, agent).await.unwrap();
+        let status = house.reads.agent_status(log.tenant, agent, &now).await.unwrap();
         assert_eq!((status.sequence, status.health), (log.events.len() as i64, health), "{failed}");
         assert_eq!(status.last_runs, LastRuns { succeeded: 20 - failed, failed: 0, timed_out: failed });
         assert_eq!((status.last_run_at, status.last_success_at), (Some(second(1_000)), Some(second(1_000 - failed))));
         assert_eq!(status.queue, Queue { pending: 2, running: 1, oldest_pending_at: Some(second(40)) });
 
-        let nobody = house.reads.agent_status(log.tenant, new_id()).await.unwrap();
+        let nobody = house.reads.agent_status(log.tenant, new_id(), &now).await.unwrap();
         assert_eq!((nobody.health, nobody.last_run_at, nobody.queue), (Health::Unknown, None, Queue::default()));
     }
     house.close().await;

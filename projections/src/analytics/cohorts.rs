@@ -8,9 +8,10 @@ use serde::{Deserialize, Serialize};
 use sqlx::{AssertSqlSafe, PgConnection};
 use uuid::Uuid;
 
-use super::sales::{self, ANALYTICS_SALES};
+use super::sales::{self, ANALYTICS_SALES, FIRST_ORDERS};
 use super::{Amount, Range, currency, fold_of};
 use crate::read_models::{ReadError, ReadModels, active};
+use crate::standpoint::{Standpoint, after};
 
 /// Customers by the period of their first order.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -54,28 +55,31 @@ const REVISION: i32 = 1;
 
 /// How the report is made, as a hash.
 pub fn fold() -> String {
-    fold_of(&[(ANALYTICS_SALES, sales::REVISION)], REVISION, &[&periods_sql(), &cohorts_sql()])
+    fold_of(&READ, REVISION, &[&periods_sql(), &cohorts_sql()])
 }
+
+/// What the report is read from.
+pub(super) const READ: [(&str, i32); 1] = [(ANALYTICS_SALES, sales::REVISION)];
 
 /// The most periods that the report may span: 33 years of months, 7 of weeks. Its cells grow with their square.
 const MOST_PERIODS: i32 = 400;
 
 impl ReadModels {
-    /// Cohorts of a tenant. `now` is the moment of the report: no cell begins after it. A customer belongs to the period
-    /// of its first order of all, and to none where that lies outside the range; cells count the orders inside it.
-    pub async fn cohorts(&self, tenant: Uuid, range: &Range, now: DateTime<Utc>) -> Result<Cohorts, ReadError> {
+    /// Cohorts of a tenant. No cell begins after the standpoint's time. A customer belongs to the period of its first order
+    /// of all, and to none where that lies outside the range; cells count the orders inside it.
+    pub async fn cohorts(&self, tenant: Uuid, range: &Range, standpoint: &Standpoint) -> Result<Cohorts, ReadError> {
         self.check_time_zone(&range.time_zone).await?;
-        // Whatever is after the moment of the report is none of its business.
-        let to = range.to.filter(|to| *to <= now);
-        let (mut tx, sequence) = self.snapshot(ANALYTICS_SALES, tenant).await?;
-        let periods = self.periods(tenant, range, to.unwrap_or(now), &mut tx).await?;
+        let end = end(range, standpoint);
+        let (mut tx, [sequence]) = self.stand(tenant, standpoint, READ).await?;
+        let periods = self.periods(tenant, range, end, sequence, &mut tx).await?;
         if periods.len() > MOST_PERIODS as usize {
             return Err(ReadError::TooManyPeriods { most: MOST_PERIODS });
         }
         let rows: Vec<Figures> = sqlx::query_as(AssertSqlSafe(cohorts_sql()))
             .bind(tenant)
             .bind(range.from)
-            .bind(to.unwrap_or(now))
+            .bind(end)
+            .bind(sequence)
             .bind(range.interval.unit())
             .bind(&range.time_zone)
             .bind(range.interval.label())
@@ -91,12 +95,14 @@ impl ReadModels {
         tenant: Uuid,
         range: &Range,
         end: DateTime<Utc>,
+        sequence: i64,
         conn: &mut PgConnection,
     ) -> Result<Vec<Period>, ReadError> {
         let periods = sqlx::query_as(AssertSqlSafe(periods_sql()))
             .bind(tenant)
             .bind(range.from)
             .bind(end)
+            .bind(sequence)
             .bind(range.interval.unit())
             .bind(&range.time_zone)
             .bind(range.interval.step())
@@ -126,40 +132,51 @@ struct Figures {
     revenue: i64,
 }
 
+/// Whatever is after the moment of the report is none of its business.
+pub(super) fn end(range: &Range, standpoint: &Standpoint) -> DateTime<Utc> {
+    let now = after(standpoint.now);
+    standpoint.before(range.to).map_or(now, |before| before.min(now))
+}
+
+/// The customers of the tenant $1 whose first order lies between $2 and $3, as is known up to the sequence $4.
+pub(super) fn members_sql() -> String {
+    format!(
+        "SELECT customer_id, min(first_order_at) AS first_order_at FROM {FIRST_ORDERS}
+         WHERE generation = {} AND tenant_id = $1 AND sequence <= $4
+         GROUP BY customer_id
+         HAVING min(first_order_at) >= coalesce($2, '-infinity'::timestamptz) AND min(first_order_at) < $3",
+        active(ANALYTICS_SALES)
+    )
+}
+
 /// Every period from the first cohort's on.
 fn periods_sql() -> String {
     format!(
-        "WITH cohorts AS (
-            SELECT date_trunc($4, min(first_order_at) AT TIME ZONE $5) AS first FROM analytics_customers
-            WHERE generation = {} AND tenant_id = $1
-                AND first_order_at >= coalesce($2, '-infinity'::timestamptz) AND first_order_at < $3
+        "WITH members AS ({members}), cohorts AS (
+            SELECT date_trunc($5, min(first_order_at) AT TIME ZONE $6) AS first FROM members
         )
-        SELECT to_char(period, $7) AS label, (period + $6::interval) AT TIME ZONE $5 <= $3 AS complete
+        SELECT to_char(period, $8) AS label, (period + $7::interval) AT TIME ZONE $6 <= $3 AS complete
         FROM cohorts, generate_series(cohorts.first, least(
-            date_trunc($4, ($3 - interval '1 microsecond') AT TIME ZONE $5),
-            cohorts.first + $8 * $6::interval), $6::interval) AS period
+            date_trunc($5, ($3 - interval '1 microsecond') AT TIME ZONE $6),
+            cohorts.first + $9 * $7::interval), $7::interval) AS period
         ORDER BY period",
-        active(ANALYTICS_SALES)
+        members = members_sql()
     )
 }
 
 /// One pass over the orders comes down to a row for each customer, period and currency; the figures are made of those.
 fn cohorts_sql() -> String {
     format!(
-        "WITH members AS (
-            SELECT generation, tenant_id, customer_id, first_order_at FROM analytics_customers
-            WHERE generation = {active} AND tenant_id = $1
-                AND first_order_at >= coalesce($2, '-infinity'::timestamptz) AND first_order_at < $3
-        ), bought AS MATERIALIZED (
-            SELECT date_trunc($4, m.first_order_at AT TIME ZONE $5) AS cohort,
-                date_trunc($4, s.occurred_at AT TIME ZONE $5) AS period,
-                s.customer_id, s.currency, count(*) AS orders, sum(s.amount) AS revenue
-            FROM analytics_sales s JOIN members m USING (generation, tenant_id, customer_id)
-            WHERE s.generation = {active} AND s.tenant_id = $1 AND s.kind = 'order'
+        "WITH members AS MATERIALIZED ({members}), bought AS MATERIALIZED (
+            SELECT date_trunc($5, m.first_order_at AT TIME ZONE $6) AS cohort,
+                date_trunc($5, s.occurred_at AT TIME ZONE $6) AS period,
+                customer_id, s.currency, count(*) AS orders, sum(s.amount) AS revenue
+            FROM analytics_sales s JOIN members m USING (customer_id)
+            WHERE s.generation = {active} AND s.tenant_id = $1 AND s.kind = 'order' AND s.sequence <= $4
                 AND s.occurred_at >= coalesce($2, '-infinity'::timestamptz) AND s.occurred_at < $3
             GROUP BY 1, 2, 3, 4
         ), figures AS (
-            SELECT date_trunc($4, first_order_at AT TIME ZONE $5) AS cohort, NULL::timestamp AS period,
+            SELECT date_trunc($5, first_order_at AT TIME ZONE $6) AS cohort, NULL::timestamp AS period,
                 NULL AS currency, count(*) AS customers, 0 AS orders, 0 AS revenue
             FROM members GROUP BY 1
             UNION ALL
@@ -167,9 +184,10 @@ fn cohorts_sql() -> String {
             UNION ALL
             SELECT cohort, period, currency, 0, sum(orders), sum(revenue) FROM bought GROUP BY 1, 2, 3
         )
-        SELECT to_char(cohort, $6) AS cohort, to_char(period, $6) AS period, currency, customers,
+        SELECT to_char(cohort, $7) AS cohort, to_char(period, $7) AS period, currency, customers,
             orders::bigint AS orders, revenue::bigint AS revenue
         FROM figures ORDER BY figures.cohort, figures.period, currency",
+        members = members_sql(),
         active = active(ANALYTICS_SALES)
     )
 }

@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::TimeDelta;
 use domain::Currency;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -10,11 +10,12 @@ use sqlx::{AssertSqlSafe, PgConnection};
 use uuid::Uuid;
 
 use super::mrr::{self, ANALYTICS_MRR, churn_rates, movements_sql};
-use super::sales::{self, ANALYTICS_SALES};
+use super::sales::{self, ANALYTICS_SALES, CUSTOMERS};
 use super::{Amount, currency, fold_of};
 use crate::agents::metrics::{RunCounts, counts_sql};
 use crate::agents::runs::{self, AGENTS_RUNS};
-use crate::read_models::{ReadError, ReadModels, active, point};
+use crate::read_models::{ReadError, ReadModels, active};
+use crate::standpoint::Standpoint;
 
 /// A figure and where it stands.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -74,16 +75,32 @@ const CHURN_DAYS: TimeDelta = TimeDelta::days(30);
 
 /// How the figures are made, as a hash.
 pub fn fold() -> String {
-    let projectors =
-        [(ANALYTICS_SALES, sales::REVISION), (ANALYTICS_MRR, mrr::REVISION), (AGENTS_RUNS, runs::REVISION)];
-    fold_of(&projectors, REVISION, &[&customers_sql(), &sums_sql(), &recurring_sql(), &counts_sql()])
+    fold_of(&READ, REVISION, &[&customers_sql(), &sums_sql(), &recurring_sql(), &counts_sql()])
 }
 
+/// What the report is read from.
+const READ: [(&str, i32); 3] =
+    [(ANALYTICS_SALES, sales::REVISION), (ANALYTICS_MRR, mrr::REVISION), (AGENTS_RUNS, runs::REVISION)];
+
+/// The facts that count: of the tenant $1, up to the sequence $2, before the moment $3.
+const WANTED: &str = "tenant_id = $1 AND sequence <= $2 AND occurred_at < coalesce($3, 'infinity'::timestamptz)";
+
+/// How many customers there are, how many of them bought, and how many did so again. Whoever had ordered by then was there,
+/// whenever we were told of the customer.
 fn customers_sql() -> String {
     format!(
-        "SELECT count(*), count(*) FILTER (WHERE orders >= 1), count(*) FILTER (WHERE orders >= 2)
-         FROM analytics_customers WHERE generation = {} AND tenant_id = $1",
-        active(ANALYTICS_SALES)
+        "WITH buyers AS MATERIALIZED (
+            SELECT customer_id, count(*) AS orders FROM analytics_sales
+            WHERE generation = {active} AND {WANTED} AND kind = 'order' GROUP BY customer_id
+        ), known AS (
+            SELECT customer_id, occurred_at < coalesce($3, 'infinity'::timestamptz) AS created FROM {CUSTOMERS}
+            WHERE generation = {active} AND tenant_id = $1 AND sequence <= $2
+        )
+        SELECT (SELECT count(*) FROM known WHERE created)
+                + (SELECT count(*) FROM known JOIN buyers USING (customer_id) WHERE NOT created),
+            count(*), count(*) FILTER (WHERE orders >= 2)
+        FROM buyers",
+        active = active(ANALYTICS_SALES)
     )
 }
 
@@ -92,12 +109,12 @@ fn sums_sql() -> String {
         "SELECT currency, count(*) FILTER (WHERE kind = 'order') AS orders,
             coalesce(sum(amount) FILTER (WHERE kind = 'order'), 0)::bigint AS revenue,
             coalesce(sum(amount) FILTER (WHERE kind = 'refund'), 0)::bigint AS refunds
-         FROM analytics_sales WHERE generation = {} AND tenant_id = $1 GROUP BY currency ORDER BY currency",
+         FROM analytics_sales WHERE generation = {} AND {WANTED} GROUP BY currency ORDER BY currency",
         active(ANALYTICS_SALES)
     )
 }
 
-/// MRR by currency: now, at the moment $3, and what was lost and won since then.
+/// MRR by currency: before the moment $3, at the moment $4, and what was lost and won since then.
 fn recurring_sql() -> String {
     format!(
         "WITH movements AS MATERIALIZED ({}), paying AS (
@@ -107,29 +124,37 @@ fn recurring_sql() -> String {
         )
         SELECT currency, sum(delta)::bigint AS mrr, sum(active_delta) AS active,
             coalesce(max(p.customers), 0) AS customers,
-            coalesce(sum(delta) FILTER (WHERE occurred_at < $3), 0)::bigint AS mrr_before,
-            coalesce(sum(-delta) FILTER (WHERE occurred_at >= $3 AND movement IN ('churn', 'contraction')), 0)::bigint
+            coalesce(sum(delta) FILTER (WHERE occurred_at < $4), 0)::bigint AS mrr_before,
+            coalesce(sum(-delta) FILTER (WHERE occurred_at >= $4 AND movement IN ('churn', 'contraction')), 0)::bigint
                 AS lost,
-            coalesce(sum(delta) FILTER (WHERE occurred_at >= $3 AND movement IN ('expansion', 'reactivation')), 0)::bigint
+            coalesce(sum(delta) FILTER (WHERE occurred_at >= $4 AND movement IN ('expansion', 'reactivation')), 0)::bigint
                 AS won
         FROM movements LEFT JOIN paying p USING (currency) GROUP BY currency ORDER BY currency",
-        movements_sql("$2", "'infinity'")
+        movements_sql("$2", "coalesce($3, 'infinity'::timestamptz)")
     )
 }
 
 impl ReadModels {
-    /// The key figures of a tenant. `now` is the tenant's time. Each figure stands where its own read model does
-    /// ([`ANALYTICS_SALES`], [`ANALYTICS_MRR`], [`AGENTS_RUNS`]), all of them seen at one moment.
-    pub async fn kpis(&self, tenant: Uuid, now: DateTime<Utc>) -> Result<Kpis, ReadError> {
-        let (mut tx, sequence) = self.snapshot(ANALYTICS_SALES, tenant).await?;
-        let (customers, buyers, repeaters): (i64, i64, i64) =
-            sqlx::query_as(AssertSqlSafe(customers_sql())).bind(tenant).fetch_one(&mut *tx).await?;
-        let sums: Vec<Sums> = sqlx::query_as(AssertSqlSafe(sums_sql())).bind(tenant).fetch_all(&mut *tx).await?;
-        let recurring = Recurring::read(tenant, now, &mut tx).await?;
-        let runs = Kpi {
-            value: sqlx::query_as(AssertSqlSafe(counts_sql())).bind(tenant).fetch_one(&mut *tx).await?,
-            sequence: point(&mut tx, AGENTS_RUNS, tenant).await?.sequence,
-        };
+    /// The key figures of a tenant. Each figure stands where its own read model does ([`ANALYTICS_SALES`],
+    /// [`ANALYTICS_MRR`], [`AGENTS_RUNS`]), all of them seen at one moment, or at the standpoint's sequence.
+    pub async fn kpis(&self, tenant: Uuid, standpoint: &Standpoint) -> Result<Kpis, ReadError> {
+        let (mut tx, [sequence, of_mrr, of_runs]) = self.stand(tenant, standpoint, READ).await?;
+        let before = standpoint.before(None);
+        let (customers, buyers, repeaters): (i64, i64, i64) = sqlx::query_as(AssertSqlSafe(customers_sql()))
+            .bind(tenant)
+            .bind(sequence)
+            .bind(before)
+            .fetch_one(&mut *tx)
+            .await?;
+        let sums: Vec<Sums> = sqlx::query_as(AssertSqlSafe(sums_sql()))
+            .bind(tenant)
+            .bind(sequence)
+            .bind(before)
+            .fetch_all(&mut *tx)
+            .await?;
+        let recurring = Recurring::read(tenant, standpoint, of_mrr, &mut tx).await?;
+        let runs = sqlx::query_as(AssertSqlSafe(counts_sql())).bind(tenant).bind(of_runs).bind(before);
+        let runs = Kpi { value: runs.fetch_one(&mut *tx).await?, sequence: of_runs };
         tx.commit().await?;
 
         let amounts = |of: fn(&Sums) -> i64| {
@@ -191,12 +216,18 @@ struct RecurringSums {
 }
 
 impl Recurring {
-    async fn read(tenant: Uuid, now: DateTime<Utc>, conn: &mut PgConnection) -> Result<Self, ReadError> {
-        let sequence = point(conn, ANALYTICS_MRR, tenant).await?.sequence;
+    async fn read(
+        tenant: Uuid,
+        standpoint: &Standpoint,
+        sequence: i64,
+        conn: &mut PgConnection,
+    ) -> Result<Self, ReadError> {
+        let end = standpoint.last(None);
         let sums = sqlx::query_as(AssertSqlSafe(recurring_sql()))
             .bind(tenant)
             .bind(sequence)
-            .bind(now.checked_sub_signed(CHURN_DAYS).unwrap_or(now))
+            .bind(standpoint.before(None))
+            .bind(end.checked_sub_signed(CHURN_DAYS).unwrap_or(end))
             .fetch_all(conn)
             .await?;
         Ok(Self { sums, sequence })

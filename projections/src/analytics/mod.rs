@@ -1,12 +1,13 @@
 //! Reports over what customers bought, what was given back and what comes in every month.
 
 pub mod cohorts;
+pub mod explain;
 pub mod kpis;
 pub mod mrr;
 pub mod revenue;
 pub mod sales;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDate, Utc};
 use domain::Currency;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -53,6 +54,17 @@ impl Interval {
             Self::Month => "YYYY-MM",
         }
     }
+
+    /// On which day the period with that label begins.
+    pub fn begins(self, label: &str) -> Option<NaiveDate> {
+        let (text, format, written) = match self {
+            Self::Day => (label.to_owned(), "%Y-%m-%d", "%Y-%m-%d"),
+            Self::Week => (format!("{label}-1"), "%G-W%V-%u", "%G-W%V"),
+            Self::Month => (format!("{label}-01"), "%Y-%m-%d", "%Y-%m"),
+        };
+        // As it is written, and not otherwise: chrono would also read 1997-1.
+        NaiveDate::parse_from_str(&text, format).ok().filter(|day| day.format(written).to_string() == label)
+    }
 }
 
 /// Which time a report covers, and in which zone its days begin.
@@ -95,4 +107,22 @@ pub(crate) fn fold_of(projectors: &[(&str, i32)], revision: i32, statements: &[&
 /// A stored currency code.
 pub(crate) fn currency(code: &str) -> Result<Currency, ReadError> {
     code.parse().map_err(|error: domain::MoneyError| ReadError::Malformed(error.into()))
+}
+
+#[cfg(test)]
+mod labels {
+    use super::Interval;
+
+    #[test]
+    fn a_period_begins_on_the_day_that_its_label_says() {
+        let begins = |interval: Interval, label| interval.begins(label).map(|day| day.to_string());
+        assert_eq!(begins(Interval::Day, "1997-01-05").as_deref(), Some("1997-01-05"));
+        assert_eq!(begins(Interval::Week, "1997-W01").as_deref(), Some("1996-12-30"));
+        assert_eq!(begins(Interval::Month, "1997-02").as_deref(), Some("1997-02-01"));
+        for bad in ["", "1997", "1997-2", "1997-13", "1997-W54", "1997-02-01T00:00:00Z", "first"] {
+            for interval in [Interval::Day, Interval::Week, Interval::Month] {
+                assert_eq!(interval.begins(bad), None, "{bad}");
+            }
+        }
+    }
 }

@@ -121,7 +121,7 @@ async fn insert(generation: i32, moved: &[Moved<'_>], conn: &mut PgConnection) -
 /// `contraction`. None where nothing moves.
 pub(super) fn movements_sql(sequence: &str, before: &str) -> String {
     format!(
-        "SELECT occurred_at, customer_id, currency, delta, active_delta,
+        "SELECT sequence, occurred_at, customer_id, currency, delta, active_delta,
             CASE
                 WHEN delta > 0 AND total <> delta THEN 'expansion'
                 WHEN delta > 0 AND coalesce(max(total) OVER earlier, 0) > 0 THEN 'reactivation'

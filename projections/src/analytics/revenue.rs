@@ -1,6 +1,6 @@
 //! What came in, what was given back and what comes in every month, by period and currency.
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use domain::Currency;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -10,7 +10,8 @@ use uuid::Uuid;
 use super::mrr::{self, ANALYTICS_MRR, churn_rates, movements_sql};
 use super::sales::{self, ANALYTICS_SALES};
 use super::{Amount, Range, currency, fold_of};
-use crate::read_models::{ReadError, ReadModels, active, point};
+use crate::read_models::{ReadError, ReadModels, active};
+use crate::standpoint::Standpoint;
 
 /// Revenue by period and currency.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -73,35 +74,34 @@ const REVISION: i32 = 2;
 
 /// How the report is made, as a hash.
 pub fn fold() -> String {
-    let projectors = [(ANALYTICS_SALES, sales::REVISION), (ANALYTICS_MRR, mrr::REVISION)];
-    fold_of(&projectors, REVISION, &[&revenue_sql()])
+    fold_of(&READ, REVISION, &[&revenue_sql()])
 }
+
+/// What the report is read from.
+pub(super) const READ: [(&str, i32); 2] = [(ANALYTICS_SALES, sales::REVISION), (ANALYTICS_MRR, mrr::REVISION)];
 
 /// The most periods that the report may have: three years of days.
 const MOST_PERIODS: i32 = 1_100;
 
 impl ReadModels {
-    /// Revenue of a tenant by period and currency. Periods begin at midnight of the range's time zone. `now` is the
-    /// tenant's time: while there is MRR, the report goes on to the period that holds it. It stands at the lower of the
-    /// sequences that its two read models have seen ([`ANALYTICS_SALES`], [`ANALYTICS_MRR`]).
-    pub async fn revenue(&self, tenant: Uuid, range: &Range, now: DateTime<Utc>) -> Result<Revenue, ReadError> {
+    /// Revenue of a tenant by period and currency. Periods begin at midnight of the range's time zone. While there is MRR,
+    /// the report goes on to the period of the standpoint's time. It stands at the lower of the sequences that its two read
+    /// models have seen ([`ANALYTICS_SALES`], [`ANALYTICS_MRR`]), or at the standpoint's.
+    pub async fn revenue(&self, tenant: Uuid, range: &Range, standpoint: &Standpoint) -> Result<Revenue, ReadError> {
         self.check_time_zone(&range.time_zone).await?;
-        let (mut tx, sequence) = self.snapshot(ANALYTICS_SALES, tenant).await?;
-        let sequence = point(&mut tx, ANALYTICS_MRR, tenant).await?.sequence.min(sequence);
-        // The last moment of the report.
-        let end =
-            range.to.and_then(|to| to.checked_sub_signed(TimeDelta::microseconds(1))).map_or(now, |to| to.min(now));
+        let (mut tx, sequences) = self.stand(tenant, standpoint, READ).await?;
+        let sequence = sequences.into_iter().min().unwrap_or_default();
         let rows: Vec<Figures> = sqlx::query_as(AssertSqlSafe(revenue_sql()))
             .bind(tenant)
             .bind(range.from)
-            .bind(range.to)
+            .bind(standpoint.before(range.to))
             .bind(range.interval.unit())
             .bind(&range.time_zone)
             .bind(range.interval.step())
             .bind(range.interval.label())
             .bind(MOST_PERIODS)
             .bind(sequence)
-            .bind(end)
+            .bind(standpoint.last(range.to))
             .fetch_all(&mut *tx)
             .await?;
         tx.commit().await?;

@@ -118,6 +118,6 @@ async fn generation_of(kind: DocumentType, conn: &mut PgConnection) -> Result<i3
     .await?;
     match active {
         Some((generation, revision)) if revision >= kind.revision => Ok(generation),
-        _ => Err(ReadError::NoHistoryYet),
+        _ => Err(ReadError::MadeAnew),
     }
 }

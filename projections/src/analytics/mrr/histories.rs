@@ -8,6 +8,7 @@ use domain::{Aggregate, Currency, CustomerId, PlanId, Timed, TypedId};
 use uuid::Uuid;
 
 use super::tests::{History, Told, months, movements};
+use crate::Standpoint;
 use crate::analytics::revenue::Revenue;
 use crate::analytics::{self, Range};
 use crate::test_support::{House, at, money};
@@ -183,7 +184,7 @@ async fn mrr_is_what_it_was_and_what_moved_it_and_the_sum_of_what_runs() {
     let opening = adds_up(&before, BTreeMap::new()).into_iter().map(|(currency, (mrr, _))| (currency, mrr)).collect();
     assert_eq!(adds_up(&told.report(&months(Some(from), None), NOW).await, opening), sums);
 
-    let kpis = house.reads.kpis(told.tenant, at(NOW)).await.unwrap();
+    let kpis = house.reads.kpis(told.tenant, &Standpoint::now(at(NOW))).await.unwrap();
     assert_eq!(kpis.active_subscriptions.value, sums.values().map(|sum| sum.1).sum::<i64>());
     assert!(kpis.mrr.value.iter().all(|mrr| mrr.amount == sums[&mrr.currency].0));
     house.close().await;

@@ -9,11 +9,11 @@ use eventstore::new_id;
 use uuid::Uuid;
 
 use super::{ANALYTICS_MRR, Mrr};
-use crate::ReadError;
 use crate::analytics::revenue::{Revenue, RevenuePeriod};
 use crate::analytics::sales::{ANALYTICS_SALES, Sales};
 use crate::analytics::{self, Range};
 use crate::test_support::{House, Place, at, money, recorded};
+use crate::{ReadError, Standpoint};
 
 /// A subscription, and what happened to it.
 pub(super) struct History {
@@ -105,7 +105,7 @@ impl<'a> Told<'a> {
     }
 
     pub(super) async fn report(&self, range: &Range, now: &str) -> Revenue {
-        self.house.reads.revenue(self.tenant, range, at(now)).await.unwrap()
+        self.house.reads.revenue(self.tenant, range, &Standpoint::now(at(now))).await.unwrap()
     }
 
     async fn months(&self, now: &str) -> Vec<Row> {
@@ -209,14 +209,14 @@ async fn of_100_at_the_start_10_churned_10_less_and_10_more_are_20_percent_gross
     assert_eq!((periods[1].gross_mrr_churn_rate, periods[1].net_mrr_churn_rate), (Some(0.2), Some(0.1)));
     assert_eq!(row(&periods[1]), usd("2024-05", 14_500, [5_500, 1_000, 1_000, 1_000, 0], 4));
 
-    let kpis = house.reads.kpis(told.tenant, at("2024-05-20T00:00:00Z")).await.unwrap();
+    let kpis = house.reads.kpis(told.tenant, &Standpoint::now(at("2024-05-20T00:00:00Z"))).await.unwrap();
     assert_eq!((kpis.active_subscriptions.value, kpis.active_subscriptions.sequence), (4, told.sequence));
     let value = |figures: &[analytics::Amount]| figures.iter().map(|sum| sum.amount).collect::<Vec<_>>();
     assert_eq!((value(&kpis.mrr.value), value(&kpis.arr.value)), (vec![14_500], vec![174_000]));
     assert_eq!(value(&kpis.arpu.value), [3_625], "four customers, one of whom pays nothing");
     let rates = (kpis.gross_mrr_churn_rate.value[0].rate, kpis.net_mrr_churn_rate.value[0].rate);
     assert_eq!(rates, (Some(0.2), Some(0.1)));
-    let before = house.reads.kpis(told.tenant, at("2024-04-20T00:00:00Z")).await.unwrap();
+    let before = house.reads.kpis(told.tenant, &Standpoint::now(at("2024-04-20T00:00:00Z"))).await.unwrap();
     assert_eq!(before.gross_mrr_churn_rate.value[0].rate, None, "there was nothing 30 days before");
     assert_eq!(before.runs.value, crate::agents::metrics::RunCounts::default());
     house.close().await;
@@ -264,7 +264,7 @@ async fn currencies_are_counted_apart() {
         usd("2024-02", 0, [0, 0, 0, 500, 0], 0),
     ];
     assert_eq!(told.months("2024-02-28T00:00:00Z").await, expected);
-    let kpis = house.reads.kpis(told.tenant, at("2024-02-28T00:00:00Z")).await.unwrap();
+    let kpis = house.reads.kpis(told.tenant, &Standpoint::now(at("2024-02-28T00:00:00Z"))).await.unwrap();
     let shown = |figures: &[analytics::Amount]| {
         figures.iter().map(|sum| (sum.currency.to_string(), sum.amount)).collect::<Vec<_>>()
     };
@@ -302,7 +302,7 @@ async fn a_report_has_every_period_with_something_in_it() {
 
     told.tell(&[monthly(customer(), 1, "2024-07-01T00:00:00Z")]).await;
     let days = Range { interval: analytics::Interval::Day, ..months(None, None) };
-    let far = house.reads.revenue(told.tenant, &days, at("2030-01-01T00:00:00Z")).await;
+    let far = house.reads.revenue(told.tenant, &days, &Standpoint::now(at("2030-01-01T00:00:00Z"))).await;
     assert!(matches!(far, Err(ReadError::TooManyPeriods { most: 1_100 })));
     house.close().await;
 }
