@@ -71,9 +71,15 @@ impl ReadModels {
 }
 
 /// Each document that was created or replaced in the range, as it stood at the end of it and then, if it was there, before
-/// it.
+/// it. States are looked up one by one: a table that has just grown has no statistics, and would be read as a whole.
 fn changes_sql(table: &str, history: &str) -> String {
     const OF: &str = "generation = $1 AND tenant_id = $2";
+    let held = |later: bool, table: &str, at: &str| {
+        format!(
+            "SELECT held.*, {later} AS later FROM changed CROSS JOIN LATERAL (SELECT {DOCUMENT} FROM {table}
+             WHERE {OF} AND id = changed.id AND {at} ORDER BY sequence DESC LIMIT 1) held"
+        )
+    };
     format!(
         "WITH changed AS MATERIALIZED (
             (SELECT id FROM {table} WHERE {OF} AND id < $3 AND created_sequence > $4 AND created_sequence <= $5
@@ -82,12 +88,10 @@ fn changes_sql(table: &str, history: &str) -> String {
             (SELECT DISTINCT id FROM {history} WHERE {OF} AND id < $3 AND until > $4 AND until <= $5
              ORDER BY id DESC LIMIT $6)
             ORDER BY id DESC LIMIT $6)
-         SELECT {DOCUMENT}, true AS later FROM {table} JOIN changed USING (id) WHERE {OF} AND sequence <= $5
-         UNION ALL
-         SELECT {DOCUMENT}, true FROM {history} JOIN changed USING (id) WHERE {OF} AND sequence <= $5 AND until > $5
-         UNION ALL
-         SELECT {DOCUMENT}, false FROM {history} JOIN changed USING (id) WHERE {OF} AND sequence <= $4 AND until > $4
-         ORDER BY id DESC, later DESC"
+         {} UNION ALL {} UNION ALL {} ORDER BY id DESC, later DESC",
+        held(true, table, "sequence <= $5"),
+        held(true, history, "sequence <= $5 AND until > $5"),
+        held(false, history, "sequence <= $4 AND until > $4")
     )
 }
 
