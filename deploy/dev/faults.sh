@@ -6,12 +6,13 @@ faults_usage() {
 Usage: ./dev faults [NAME]
 
 Puts each fault of tests/faults (or the one of that name) into a copy of this tree below .dev/faults, builds, and runs the
-tests that the patch names in its lines `Red: TEST`. Each must fail; one that stays green is told, and the exit code is 1.
+tests that the patch names in its lines `Red: TEST` (end to end) or `Red PACKAGE: TEST`. Each must fail; one that stays green is
+told, and the exit code is 1.
 TEXT
 }
 
 cmd_faults() {
-    local patch name test green=()
+    local patch name package test green=()
     [[ ${1:-} != --help ]] || { faults_usage && return; }
     (($# <= 1)) || die "faults takes one name at most; see ./dev faults --help"
     [[ -e tests/faults/${1:-} || -e tests/faults/${1:-}.patch ]] || die "there is no tests/faults/$1.patch"
@@ -27,9 +28,9 @@ cmd_faults() {
         # No repository above the copy, else git would leave out what is not below the folder it is called in.
         GIT_CEILING_DIRECTORIES="$FAULTS" git -C "$FAULTS/tree" apply "$ROOT/$patch" || die "$patch no longer fits: the code has changed"
         say "$name: building"
-        faults_cargo --no-run >"$FAULTS/$name.log" 2>&1 || die "$name does not build; see .dev/faults/$name.log"
-        while read -r test; do
-            if faults_cargo -- --exact "$test" >>"$FAULTS/$name.log" 2>&1; then
+        faults_cargo tests --no-run >"$FAULTS/$name.log" 2>&1 || die "$name does not build; see .dev/faults/$name.log"
+        while read -r package test; do
+            if faults_cargo "$package" -- --exact "$test" >>"$FAULTS/$name.log" 2>&1; then
                 say "$name: $test stays GREEN"
                 green+=("$name: $test")
             elif grep -q "^test $test .*FAILED" "$FAULTS/$name.log"; then
@@ -37,7 +38,7 @@ cmd_faults() {
             else
                 die "$name: $test did not run; see .dev/faults/$name.log"
             fi
-        done < <(sed -n 's/^Red: //p' "$patch")
+        done < <(sed -nE 's/^Red: /tests /p; s/^Red ([a-z]+): /\1 /p' "$patch")
     done
     ((${#green[@]} == 0)) || die "faults that a test does not see: ${green[*]}"
 }
@@ -54,6 +55,9 @@ faults_tree() {
 }
 
 faults_cargo() {
+    local package=$1 target=(--lib)
+    shift
+    [[ $package != tests ]] || target=(--test e2e)
     run_child env -C "$FAULTS/tree" CARGO_TARGET_DIR="$FAULTS/target" DEV_CALL="$CALL_ID" \
-        cargo test -p tests --test e2e "$@"
+        cargo test -p "$package" "${target[@]}" "$@"
 }
