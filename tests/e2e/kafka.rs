@@ -86,7 +86,9 @@ async fn a_leader_that_is_killed_or_hangs_is_taken_over(_: &House) {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         } else {
-            relays.push(start());
+            let another = start();
+            ready(&another.1).await;
+            relays.push(another);
         }
     }
     took.sort_unstable();

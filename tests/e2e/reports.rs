@@ -10,8 +10,9 @@ use crate::billing::plan;
 use crate::client::{Answer, Client};
 use crate::clock::advance;
 use crate::facts::{Bought, Facts, month};
-use crate::house::{House, Tenant};
+use crate::house::{House, Lodging, Tenant};
 use crate::operations::verified;
+use crate::processes::{Running, ready};
 use crate::provider::Provider;
 use crate::random::Random;
 use crate::tests;
@@ -39,8 +40,8 @@ struct Shop {
 }
 
 impl Shop {
-    async fn open(house: &House, seed: u64) -> Self {
-        let tenant = house.test_tenant().await;
+    async fn open(lodging: &Lodging, seed: u64) -> Self {
+        let tenant = lodging.test_tenant().await;
         for (name, amount, interval) in [("small", 1_000, "month"), ("large", 24_000, "year")] {
             let mut body = plan(amount, interval);
             body["external_id"] = json!(name);
@@ -113,7 +114,7 @@ impl Shop {
     }
 
     async fn filled(house: &House, seed: u64) -> Self {
-        let mut shop = Self::open(house, seed).await;
+        let mut shop = Self::open(&house.lodging, seed).await;
         for number in 0..90 {
             if number == 45 {
                 shop.pass(40).await;
@@ -163,8 +164,12 @@ fn said(report: &Answer) -> Value {
     body
 }
 
-async fn a_report_says_again_what_it_said(house: &House) {
-    let (mut shop, provider) = (Shop::open(house, 11).await, Provider::start().await);
+async fn a_report_says_again_what_it_said(_: &House) {
+    let lodging = Lodging::new().await;
+    let all = Running::start(&lodging, "all", &[("ANNALS_KAFKA_BROKERS", "")]);
+    let tenant = lodging.tenant().await;
+    ready(&tenant).await;
+    let (mut shop, provider) = (Shop::open(&lodging, 11).await, Provider::start().await);
     let agent = agent(&shop.tenant, &provider.agent("ok")).await.id().to_owned();
     let tenant = shop.tenant.clone();
     let mut recorded = Vec::new();
@@ -191,8 +196,10 @@ async fn a_report_says_again_what_it_said(house: &House) {
         assert_eq!(again.header("annals-read-sequence"), sequence.to_string());
     }
     for projector in ["analytics_sales", "analytics_mrr", "agents_runs"] {
-        verified(&house.lodging, projector).await;
+        verified(&lodging, projector).await;
     }
+    assert_eq!(all.end().await, 0);
+    lodging.leave().await;
 }
 
 async fn what_had_happened_by_a_moment_is_a_fold_of_the_log(house: &House) {
