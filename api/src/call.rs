@@ -200,7 +200,7 @@ impl Call {
             }
             ReadError::MadeAnew => {
                 let detail = "What this list or report is read from is being made anew by a new version of Annals. Repeat the \
-                    request in some seconds; without a moment it may be answered at once.";
+                    request in some seconds.";
                 Problem::new(codes::READ_MODEL_BEHIND, detail).retry_after(5)
             }
             ReadError::UnknownTimeZone(zone) => {

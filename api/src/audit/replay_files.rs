@@ -17,7 +17,7 @@ use eventstore::Loaded;
 use futures::{StreamExt, stream};
 use schemars::{Schema, SchemaGenerator, json_schema};
 use serde_json::Value;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tracing::Instrument;
 
 use super::streams::Seat;
@@ -114,7 +114,7 @@ struct Reading {
     format: ReplayFormat,
     /// Up to here everything was read.
     stands: i64,
-    _seat: Seat,
+    seat: Arc<Seat>,
 }
 
 async fn file(call: Call) -> Result<Answer, Problem> {
@@ -212,6 +212,9 @@ fn problem(error: ReplayError, sees_personal: bool) -> Problem {
     }
 }
 
+/// What whoever works on a replay has until it is done.
+type Turn = (Option<OwnedSemaphorePermit>, Arc<Seat>);
+
 impl Reading {
     /// Takes a place, and finds what is asked for; of one type, where one is named.
     async fn begin(call: Call, loaded: &Loaded<Replay>, only: Option<&str>) -> Result<Self, Problem> {
@@ -243,7 +246,7 @@ impl Reading {
         let incarnation = executor.store().token(tenant.uuid(), until).await?.incarnation;
         let range = Range { after, until, incarnation };
         let selection = Arc::new(Selection { tenant, types, condition, personal });
-        Ok(Self { call, selection, range, format, stands: after, _seat: seat })
+        Ok(Self { call, selection, range, format, stands: after, seat: Arc::new(seat) })
     }
 
     /// Reads on, and takes what it finds into the files, until the process shall end.
@@ -253,15 +256,20 @@ impl Reading {
     {
         let streams = self.call.state.replays.clone();
         let step = async {
-            let _turn = streams.turn().await;
-            let block = self.next().await?;
-            tokio::task::spawn_blocking(move || take(sink, block)).await?
+            // A reader that goes away does not stop a thread: what it has in hand keeps its turn and its place until then.
+            let turn = Arc::new((streams.turn().await, self.seat.clone()));
+            let block = self.next(turn.clone()).await?;
+            let taken = move || {
+                let _turn = turn;
+                take(sink, block)
+            };
+            tokio::task::spawn_blocking(taken).await?
         };
         streams.stop().run_until_cancelled(step).await.unwrap_or(Err(ReplayError::Closing))
     }
 
     /// The next events, encoded; none behind the last ones.
-    async fn next(&mut self) -> Result<Option<Block>, ReplayError> {
+    async fn next(&mut self, turn: Arc<Turn>) -> Result<Option<Block>, ReplayError> {
         let (store, tenant) = (self.call.state.executor.store(), self.selection.tenant.uuid());
         let Range { until, incarnation, .. } = self.range;
         if self.stands >= until {
@@ -280,7 +288,10 @@ impl Reading {
         }
         self.stands = stands;
         let (selection, format, runtime) = (self.selection.clone(), self.format, tokio::runtime::Handle::current());
-        let block = move || runtime.block_on(selection.block(events, format));
+        let block = move || {
+            let _turn = turn;
+            runtime.block_on(selection.block(events, format))
+        };
         Ok(Some(tokio::task::spawn_blocking(block).await??))
     }
 

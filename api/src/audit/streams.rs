@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use domain::TenantId;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::problem::{Problem, codes};
@@ -46,7 +46,7 @@ pub const REPLAYS: Bounds = Bounds {
 pub struct Streams {
     bounds: Bounds,
     open: Mutex<Open>,
-    reading: Semaphore,
+    reading: Arc<Semaphore>,
     stop: CancellationToken,
 }
 
@@ -66,7 +66,7 @@ pub(super) struct Seat {
 impl Streams {
     /// In a process that ends its streams once `stop` is cancelled.
     pub fn until(stop: CancellationToken, bounds: Bounds) -> Self {
-        Self { open: Mutex::default(), reading: Semaphore::new(bounds.reading), stop, bounds }
+        Self { open: Mutex::default(), reading: Arc::new(Semaphore::new(bounds.reading)), stop, bounds }
     }
 
     /// Takes a place, if there is one.
@@ -95,8 +95,8 @@ impl Streams {
     }
 
     /// Waits for a turn to read the log.
-    pub(super) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
-        self.reading.acquire().await.ok()
+    pub(super) async fn turn(&self) -> Option<OwnedSemaphorePermit> {
+        self.reading.clone().acquire_owned().await.ok()
     }
 
     fn open(&self) -> MutexGuard<'_, Open> {

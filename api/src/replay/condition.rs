@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cel::common::ast::{EntryExpr, Expr, IdedExpr};
+use cel::common::ast::{EntryExpr, Expr, IdedExpr, LiteralValue, operators};
 use cel::objects::{Key, Map};
 use cel::{Context, ExecutionError, Program, Value};
 use serde_json::Value as Json;
@@ -32,8 +32,12 @@ const NAMES: [&str; 11] = [
 pub const LONGEST: usize = 2_000;
 /// How deep an expression may be: each level takes some of a thread's stack.
 const DEPTH: usize = 128;
-/// How many macros (`all`, `exists`, `map`, …) may be in one another: each goes through a whole list.
+/// How many macros (`all`, `exists`, `map`, …) may be in one another, or go on with what another gives: each goes through
+/// a whole list.
 const MACROS: usize = 2;
+/// How many sums there may be outside of macros: a sum of texts or lists is a copy of both.
+const SUMS: usize = 8;
+const TAKES: &str = "computes something in `map`, which takes only what is there (a field, or an element)";
 /// How long the events of a chunk may be asked.
 const ASKED_WITHIN: Duration = Duration::from_secs(10);
 
@@ -54,7 +58,7 @@ impl Condition {
         }
         let program = Program::compile(text).map_err(|errors| format!("is no expression of CEL: {errors}"))?;
         let (used, context) = (BTreeSet::new(), Context::default());
-        let mut names = Names { used, bound: Vec::new(), context, depth: 0, macros: 0 };
+        let mut names = Names { used, bound: Vec::new(), context, depth: 0, macros: 0, sums: 0, taking: false };
         names.check(program.expression())?;
         let used = names.used;
         Ok(Self { text: text.to_owned(), program, used })
@@ -139,6 +143,10 @@ struct Names<'e> {
     /// How deep it is in the expression, and in how many macros.
     depth: usize,
     macros: usize,
+    /// How many sums there were.
+    sums: usize,
+    /// Whether it is in what a macro takes into the list that it makes, once for each element.
+    taking: bool,
 }
 
 impl<'e> Names<'e> {
@@ -158,7 +166,13 @@ impl<'e> Names<'e> {
             Expr::Ident(name) => self.name(name),
             Expr::Select(select) => self.check(&select.operand),
             Expr::Call(call) => {
+                if self.taking && call.func_name != operators::INDEX {
+                    return Err(TAKES.to_owned());
+                }
                 self.function(&call.func_name)?;
+                if call.func_name == operators::ADD {
+                    return self.sum(&call.args);
+                }
                 call.target.iter().try_for_each(|target| self.check(target))?;
                 call.args.iter().try_for_each(|argument| self.check(argument))
             }
@@ -166,13 +180,18 @@ impl<'e> Names<'e> {
             Expr::Map(map) => map.entries.iter().try_for_each(|entry| self.entry(&entry.expr)),
             Expr::Struct(of) => Err(format!("there is no type `{}`", of.type_name)),
             Expr::Comprehension(over) => {
-                self.check(&over.iter_range)?;
-                self.check(&over.accu_init)?;
+                if self.taking {
+                    return Err(TAKES.to_owned());
+                }
                 if self.macros == MACROS {
-                    return Err(format!("has more than {MACROS} macros (all, exists, map, …) in one another"));
+                    return Err(format!(
+                        "has more than {MACROS} macros (all, exists, map, …) in or behind one another"
+                    ));
                 }
                 let outside = self.bound.len();
                 self.macros += 1;
+                self.check(&over.iter_range)?;
+                self.check(&over.accu_init)?;
                 self.bound.extend([over.iter_var.as_str(), &over.accu_var]);
                 self.bound.extend(over.iter_var2.as_deref());
                 [&over.loop_cond, &over.loop_step, &over.result].into_iter().try_for_each(|part| self.check(part))?;
@@ -181,6 +200,37 @@ impl<'e> Names<'e> {
                 Ok(())
             }
         }
+    }
+
+    /// A sum copies what it adds up. In a macro that would be done for each element, and what one macro has doubled the next
+    /// one would double again: there only numbers are added, and elements to the list that the macro makes.
+    fn sum(&mut self, parts: &'e [IdedExpr]) -> Result<(), String> {
+        let number = |part: &IdedExpr| {
+            use LiteralValue::{Double, Int, UInt};
+            matches!(&part.expr, Expr::Literal(Int(_) | UInt(_) | Double(_)))
+        };
+        // Nobody can write the name of a macro's own list.
+        let own = |part: &IdedExpr| matches!(&part.expr, Expr::Ident(name) if name.starts_with('@'));
+        if let [made, element] = parts
+            && self.macros > 0
+            && own(made)
+            && matches!(element.expr, Expr::List(_))
+        {
+            self.taking = true;
+            let checked = self.check(element);
+            self.taking = false;
+            return checked;
+        }
+        if !parts.iter().any(number) {
+            self.sums += 1;
+            if self.macros > 0 {
+                return Err("adds up in a macro (all, exists, map, …) what is no number written there".to_owned());
+            }
+            if self.sums > SUMS {
+                return Err(format!("has more than {SUMS} sums without a number written in them"));
+            }
+        }
+        parts.iter().try_for_each(|part| self.check(part))
     }
 
     fn entry(&mut self, entry: &'e EntryExpr) -> Result<(), String> {
@@ -261,6 +311,30 @@ mod tests {
 
     fn ask_anyhow(text: &str) -> Option<bool> {
         Condition::compile(text).ok()?.passing(vec![event()]).map(|passing| passing.len() == 1).ok()
+    }
+
+    #[test]
+    fn nothing_grows_beyond_what_an_event_has() {
+        for text in [
+            "['aaaa'].map(x, x + x).map(x, x + x).map(x, x + x).exists(x, x == '')",
+            "[data.name].map(x, x + x).exists(x, x == '')",
+            "[[0]].map(x, x + [0, 0]).all(x, x == [])",
+            "data.lines.map(x, string(x.sku)).exists(x, x == '')",
+            "data.lines.map(x, data.lines.map(y, y)).size() == 0",
+            "data.lines.filter(x, true).filter(x, true).exists(x, true)",
+            "data.lines.exists(x, x.sku + x.sku == '')",
+            "data.name + data.name + data.name + data.name + data.name + data.name + data.name + data.name + data.name + '' == ''",
+        ] {
+            assert!(Condition::compile(text).is_err(), "{text}");
+        }
+        for text in [
+            "data.lines.map(x, x.sku).exists(x, x == 'cd')",
+            "data.lines.map(x, x.quantity > 1, x['sku']) == ['cd']",
+            "data.lines.filter(x, x.quantity + 1 > 3).size() == 1",
+            "data.lines.exists_one(x, x.sku == 'cd') && data.lines.all(x, x.quantity == 3)",
+        ] {
+            assert_eq!(ask(text), Ok(true), "{text}");
+        }
     }
 
     #[test]

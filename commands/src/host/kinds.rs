@@ -63,8 +63,7 @@ struct Visits {
 }
 
 impl Visits {
-    fn begin(&mut self, host: &Arc<Host>, kind: &'static Kind, due: Vec<DueWork>) {
-        let claimed = Instant::now();
+    fn begin(&mut self, host: &Arc<Host>, kind: &'static Kind, claimed: Instant, due: Vec<DueWork>) {
         self.begin_claimed(host, kind, due.into_iter().map(|work| (claimed, work)).collect());
     }
 
@@ -119,7 +118,7 @@ pub(super) async fn host(host: Arc<Host>, kind: &'static Kind) {
         bell.mark_unchanged();
         visits.begin_again(&host, kind);
         let (seen, looked) = (store.tail().position(), Instant::now());
-        let limit = CLAIMS.min(kind.room.saturating_sub(visits.tasks.len()));
+        let limit = CLAIMS.min(kind.room.saturating_sub(visits.tasks.len() + visits.again.len()));
         let mut more = limit == 0;
         let mut rest = PAUSE;
         if limit > 0 {
@@ -127,7 +126,7 @@ pub(super) async fn host(host: Arc<Host>, kind: &'static Kind) {
                 Ok((due, next)) => {
                     more = due.len() == limit;
                     rest = next;
-                    visits.begin(&host, kind, due);
+                    visits.begin(&host, kind, looked, due);
                 }
                 Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "what is due can't be claimed"),
             }

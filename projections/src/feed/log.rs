@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use eventstore::{EventStore, RecordedEvent, StoreError};
+use futures::TryStreamExt;
 use tokio::sync::Mutex;
 
 /// How many positions a stretch has.
@@ -13,6 +14,7 @@ const STRETCH: i64 = 256;
 /// Whoever is so many positions behind is alone there, and reads ranges of its own: others would only wait for it.
 const FAR: i64 = 10_000;
 const RANGE: i64 = 2_000;
+const RANGE_BYTES: usize = 8 * 1024 * 1024;
 /// The most bytes of events that are kept for the next one to ask.
 const KEPT_BYTES: usize = 16 * 1024 * 1024;
 
@@ -63,8 +65,7 @@ impl LogReader {
     /// far away. None where the log does not go on.
     pub(crate) async fn read(&self, after: i64, end: i64) -> Result<Vec<Slotted>, StoreError> {
         if end - after > FAR {
-            let events = self.store.read_log(after, RANGE).await?;
-            return Ok(events.into_iter().map(Slotted::new).collect());
+            return self.read_apart(after).await;
         }
         let base = after - after.rem_euclid(STRETCH);
         let end = end.min(base + STRETCH);
@@ -86,6 +87,21 @@ impl LogReader {
         let wanted = wanted.take_while(|slotted| slotted.event.position <= end).cloned().collect();
         recent.put(stretch);
         Ok(wanted)
+    }
+}
+
+impl LogReader {
+    /// As much of one range as is good to have in memory.
+    async fn read_apart(&self, after: i64) -> Result<Vec<Slotted>, StoreError> {
+        let mut chunks = std::pin::pin!(self.store.log_as(after, after + RANGE, Slotted::new));
+        let (mut read, mut bytes) = (Vec::new(), 0);
+        while bytes < RANGE_BYTES
+            && let Some(chunk) = chunks.try_next().await?
+        {
+            bytes += chunk.iter().map(|slotted| size(&slotted.event)).sum::<usize>();
+            read.extend(chunk);
+        }
+        Ok(read)
     }
 }
 
