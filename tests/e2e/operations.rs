@@ -365,6 +365,13 @@ async fn without_kafka_processes_share_the_slots(_: &House) {
     let (first, second) = (start("project"), start("project"));
     let mut tenants = vec![lodging.tenant().await];
     ready(&tenants[0]).await;
+    // Whoever projects first makes the projectors known.
+    for _ in 0..600 {
+        if tenants[0].try_get(ORDERS).await == Some(200) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     until(&tenants[0], ORDERS, |shown| shares(shown) == [32, 32]).await;
     // Their slots follow from their ids, so some are with the one and some with the other.
     for _ in 0..15 {
