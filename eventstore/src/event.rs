@@ -82,6 +82,36 @@ impl RecordedEvent {
     }
 }
 
+/// What a fold sees of an event, read in passing: nothing of who was behind it, why, and when the log took it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Fact<'a> {
+    /// Dense number in the whole log.
+    pub position: i64,
+    /// Whose log it stands in.
+    pub tenant_id: Uuid,
+    /// Dense number in the tenant's log.
+    pub sequence: i64,
+    /// Its stream.
+    pub stream_id: Uuid,
+    /// Dense number in its stream.
+    pub version: i64,
+    /// `noun.past_tense`.
+    pub event_type: &'a str,
+    /// Version of the payload's schema.
+    pub schema_version: i32,
+    /// When it happened in the business.
+    pub occurred_at: DateTime<Utc>,
+    /// JSON text; none once it is redacted.
+    pub payload: Option<&'a str>,
+}
+
+impl Fact<'_> {
+    /// The event as its aggregate sees it; `None` where its body was redacted.
+    pub fn decode<E: domain::Event>(&self) -> Result<Option<E>, domain::DecodeError> {
+        self.payload.map(|payload| E::decode(self.event_type, self.schema_version, payload)).transpose()
+    }
+}
+
 /// Where an event came from. All that could be about a person (address, user agent) would stand sealed beside.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Metadata {

@@ -5,7 +5,7 @@ use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt, TryStreamExt};
 use uuid::Uuid;
 
-use crate::event::RecordedEvent;
+use crate::event::{Fact, RecordedEvent};
 use crate::ranges;
 use crate::read::{EventFilter, Until};
 use crate::store::{EventStore, StoreError};
@@ -33,6 +33,17 @@ impl EventStore {
         each: impl Fn(RecordedEvent) -> T + Clone + Send + 'static,
     ) -> impl Stream<Item = Result<Vec<T>, StoreError>> + Send + 'static {
         ranges::log(self.inner.reading.pool().clone(), after, until, each).map_err(StoreError::from)
+    }
+
+    /// The same of what a fold sees of each event: a fold of the whole log under another rule needs no more, and fewer
+    /// columns are read in less time.
+    pub fn facts<T: Send + 'static>(
+        &self,
+        after: i64,
+        until: i64,
+        each: impl Fn(Fact<'_>) -> T + Clone + Send + 'static,
+    ) -> impl Stream<Item = Result<Vec<T>, StoreError>> + Send + 'static {
+        ranges::facts(self.inner.reading.pool().clone(), after, until, each).map_err(StoreError::from)
     }
 
     /// A tenant's history after a sequence, up to and with another, of what passes the filter, in order.

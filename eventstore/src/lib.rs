@@ -38,7 +38,7 @@ mod writer;
 pub use append::{
     ApiKeyRow, Append, AppendError, Claim, ClaimKey, Committed, IdempotencyRecord, Release, StreamAppend, SubjectSlot,
 };
-pub use event::{Metadata, NewEvent, RecordedEvent};
+pub use event::{Fact, Metadata, NewEvent, RecordedEvent};
 pub use fold::Loaded;
 pub use follow::{Follower, Heard};
 pub use identity::{ApiKeyRecord, SubjectRow};

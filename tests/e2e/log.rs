@@ -357,6 +357,19 @@ async fn long_reads_are_streams_in_order_and_end_where_they_are_told(house: &Hou
     let after = first.position - 500;
     let log: Vec<_> = house.store.log(after, last.position).try_collect().await.unwrap();
     assert!(log.iter().map(|event| event.position).eq(after + 1..=last.position));
+    let facts = house.store.facts(after, last.position, |fact| {
+        let payload = fact.payload.map(str::to_owned);
+        (
+            (fact.position, fact.tenant_id, fact.sequence, fact.stream_id, fact.version),
+            fact.event_type.to_owned(),
+            payload,
+        )
+    });
+    let seen = log.iter().map(|event| {
+        let numbers = (event.position, event.tenant_id, event.sequence, event.stream_id, event.version);
+        (numbers, event.event_type.clone(), event.payload.clone())
+    });
+    assert_eq!(facts.try_concat().await.unwrap(), seen.collect::<Vec<_>>());
     let history = |filter| house.store.tenant_log(tenant, 10, last.sequence, filter).try_collect::<Vec<_>>();
     let all = history(EventFilter::default()).await.unwrap();
     assert!(all.iter().map(|event| event.sequence).eq(11..=2_501));

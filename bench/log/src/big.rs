@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use cqrs_es::persist::PersistedEventRepository;
 use domain::billing::PlanEvent;
-use eventstore::{EventStore, RecordedEvent};
+use eventstore::{EventStore, Fact};
 use futures::TryStreamExt;
 use postgres_es::PostgresEventRepository;
 use sqlx::Executor;
@@ -120,8 +120,8 @@ async fn replay_annals(server: &Server, log: &str) -> Figures {
 /// Reads the whole log, each event as its domain type; gives how many.
 async fn read_typed(store: &EventStore) -> u64 {
     let mut read = 0;
-    let typed = |event: RecordedEvent| event.decode::<PlanEvent>().expect("an event that can be read");
-    let mut events = std::pin::pin!(store.log_as(0, store.tail().position(), typed));
+    let typed = |fact: Fact<'_>| fact.decode::<PlanEvent>().expect("an event that can be read");
+    let mut events = std::pin::pin!(store.facts(0, store.tail().position(), typed));
     while let Some(plans) = events.try_next().await.expect("a range") {
         for plan in plans {
             std::hint::black_box(plan.expect("a body"));
