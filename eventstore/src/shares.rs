@@ -13,8 +13,8 @@ use crate::store::{EventStore, StoreError};
 const GOOD_FOR: Duration = Duration::from_secs(3);
 
 /// Comes, and counts who is there; renews what is its own; gives back what is more than its share; takes what is free.
-/// Each process looks for that from another part on, so that those who come together seldom race for the same, and takes
-/// it in the order of the parts, so that those who do lock nothing crosswise.
+/// Each process looks for that from another part on, so that those who come together seldom race for the same. Two that
+/// lock crosswise all the same (parts run out just while they are renewed) cost one of them a round: it asks again.
 const RENEW: &str = "
     WITH here AS (
         INSERT INTO leases AS known (task, holder, expires_at)
