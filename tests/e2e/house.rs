@@ -71,8 +71,9 @@ impl House {
     }
 
     /// Takes away what `open` made; the app must end by itself when it is told to, and nothing personal or secret may
-    /// stand in its log, whatever the tests had it do.
-    pub(crate) fn close() {
+    /// stand in its log, whatever the tests had it do. Where a test has failed, what the app complained of is told: an
+    /// answer says no more than that something failed.
+    pub(crate) fn close(failed: bool) {
         let Some(house) = HOUSE.get().and_then(|house| house.lock().ok()?.take()) else { return };
         let found = house.runtime.block_on(async {
             let app = house.app.lock().unwrap().take();
@@ -85,6 +86,12 @@ impl House {
             let log = std::fs::read_to_string(house.lodging.log_file()).unwrap();
             house.lodging.leave().await;
             assert!(log.contains("started") && log.contains("stopped"), "the log was written");
+            if failed {
+                log.lines()
+                    .filter(|line| line.contains(r#""level":"ERROR""#))
+                    .take(50)
+                    .for_each(|line| eprintln!("{line}"));
+            }
             found_in_log(&log, &house.lodging.secrets())
         });
         assert!(found.is_empty(), "the log tells what it must not:\n{}", found.join("\n"));

@@ -106,6 +106,6 @@ fn main() -> ExitCode {
     .flatten()
     .collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
-    House::close();
+    House::close(conclusion.has_failed());
     conclusion.exit_code()
 }
