@@ -65,7 +65,7 @@ pub async fn sequence_of(store: &EventStore, tenant: TenantId, text: &str) -> Re
     if time > commands::clock::now() {
         return Err(AsOfError::Future);
     }
-    Ok(store.sequence_at(tenant, time).await?)
+    store.sequence_at(tenant, time).await?.ok_or(AsOfError::Future)
 }
 
 /// The tenant's time when a sequence was the last that was known: at `time` by the log's clock, or when it was recorded. The

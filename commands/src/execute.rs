@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use domain::aggregate::stored_moment;
 use domain::{Aggregate, Event, TypedId};
 use eventstore::{Append, AppendError, Committed, IdempotencyRecord, Loaded, Pending, StoreError, Until, WorkRow};
 
@@ -157,7 +158,8 @@ impl Executor {
         let mut append = self.prepare(cc, id, command, (&seen.loaded, seen.epoch), events).await?;
         let after = Arc::new(applied(&seen.loaded, &append)?);
         if A::WAKES && changes {
-            append.work = Some(WorkRow { due_at: after.state.wakes_at(), holder: cc.holder });
+            let due_at = after.state.wakes_at().map(|at| stored_moment(at, after.version));
+            append.work = Some(WorkRow { due_at, holder: cc.holder });
         }
         let (slots, bytes) = (append.subjects.clone(), append.bytes());
         let pending = match self.store.submit(append, seen.after) {

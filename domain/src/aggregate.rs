@@ -1,6 +1,6 @@
 //! What an aggregate is: a pure decision and a pure fold.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -56,6 +56,19 @@ pub trait Aggregate: Default + Clone + std::fmt::Debug + Serialize + Deserialize
 
 /// A moment that has always passed: there is something to do, and no time to wait for.
 pub const AT_ONCE: DateTime<Utc> = DateTime::UNIX_EPOCH;
+/// The versions of a stream that are told apart: far more than it has.
+const TOLD_APART: i64 = 1_000_000_000;
+
+/// A stream's moment as it is stored with a version: [`AT_ONCE`] and as many microseconds, so that whoever has done what an
+/// earlier version asked for does not take it for done again.
+pub fn stored_moment(wakes_at: DateTime<Utc>, version: i64) -> DateTime<Utc> {
+    if wakes_at == AT_ONCE { AT_ONCE + TimeDelta::microseconds(version.clamp(0, TOLD_APART)) } else { wakes_at }
+}
+
+/// Whether a stored moment is that of what is to be done now.
+pub fn is_at_once(due_at: DateTime<Utc>) -> bool {
+    due_at <= AT_ONCE + TimeDelta::microseconds(TOLD_APART)
+}
 
 /// An aggregate whose moments are commands on itself: a period that ends.
 pub trait Timed: Aggregate {
@@ -103,4 +116,17 @@ pub type Patch<T> = Option<Option<T>>;
 /// Keeps null apart from absent: null is `Some(None)`.
 pub fn patch<'de, T: serde::Deserialize<'de>, D: serde::Deserializer<'de>>(de: D) -> Result<Patch<T>, D::Error> {
     <Option<T> as serde::Deserialize>::deserialize(de).map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_to_be_done_now_is_told_apart_by_version() {
+        let moments: Vec<_> = [0, 1, 2, TOLD_APART].map(|version| stored_moment(AT_ONCE, version)).into();
+        assert!(moments.is_sorted_by(|a, b| a < b) && moments.iter().all(|moment| is_at_once(*moment)));
+        let later = AT_ONCE + TimeDelta::days(1);
+        assert_eq!((stored_moment(later, 7), is_at_once(later)), (later, false));
+    }
 }

@@ -2,10 +2,13 @@
 //!
 //! Long reads go in ranges, each a statement of its own: one long transaction would keep dead versions of the head alive.
 
-use chrono::{DateTime, Utc};
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
 use domain::names::STREAM_TYPES;
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Row};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::event::RecordedEvent;
@@ -14,6 +17,9 @@ use crate::store::{EventStore, StoreError};
 
 const EVENT: &str = "SELECT position, tenant_id, sequence, stream_id, stream_type, version, event_id, event_type, \
     schema_version, subjects, actor, occurred_at, recorded_at, payload, metadata FROM events";
+
+/// How far the clock of whoever names a moment may be ahead of the log's: so long that is waited for.
+const CLOCKS_APART: Duration = Duration::from_secs(1);
 
 /// How much of a stream is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -201,9 +207,13 @@ impl EventStore {
         Ok(head.unwrap_or_default())
     }
 
-    /// The highest sequence that was recorded at or before a time; 0 where there is none. Recorded times never fall as
-    /// sequences rise, so a binary search over the tenant's history finds it without an index of its own.
-    pub async fn sequence_at(&self, tenant: Uuid, time: DateTime<Utc>) -> Result<i64, StoreError> {
+    /// The highest sequence that was recorded at or before a time, which nothing that is still to come changes; 0 where there
+    /// is none, and nothing where the log's clock has not come so far. Recorded times never fall as sequences rise, so a
+    /// binary search over the tenant's history finds it without an index of its own.
+    pub async fn sequence_at(&self, tenant: Uuid, time: DateTime<Utc>) -> Result<Option<i64>, StoreError> {
+        if !self.is_past(time).await? {
+            return Ok(None);
+        }
         let mut tx = self.inner.tenants.begin(tenant).await?;
         let head: Option<i64> = sqlx::query_scalar("SELECT sequence FROM tenant_heads WHERE tenant_id = $1")
             .bind(tenant)
@@ -225,7 +235,36 @@ impl EventStore {
             }
         }
         tx.commit().await?;
-        Ok(low)
+        Ok(Some(low))
+    }
+
+    /// Whether all that was recorded by a time is there to be read, waiting for what is just being committed: whoever reads
+    /// the same moment twice must find the same. False where the log's clock has not come so far.
+    async fn is_past(&self, time: DateTime<Utc>) -> Result<bool, StoreError> {
+        let at: DateTime<Utc> = sqlx::query_scalar("SELECT at FROM log_head").fetch_one(&self.inner.reading).await?;
+        if at > time {
+            return Ok(true);
+        }
+        let end = Instant::now() + CLOCKS_APART;
+        loop {
+            // Under the head's lock nothing is under way, and whatever takes it next is recorded no earlier than this.
+            let passed = sqlx::query_scalar::<_, DateTime<Utc>>(
+                "UPDATE log_head SET at = greatest(at, clock_timestamp()) WHERE at <= $1 RETURNING at",
+            );
+            let passed = match passed.bind(time).fetch_optional(&self.inner.claiming).await {
+                // Where nothing can be written, nothing is under way.
+                Err(error) if is_read_only(&error) => None,
+                passed => passed?,
+            };
+            let Some(ahead) = passed.map(|at| time - at).filter(|ahead| *ahead >= TimeDelta::zero()) else {
+                return Ok(true);
+            };
+            let ahead = ahead.to_std().unwrap_or_default() + Duration::from_millis(1);
+            if Instant::now() + ahead > end {
+                return Ok(false);
+            }
+            tokio::time::sleep(ahead).await;
+        }
     }
 
     /// The version that a stream stands at; 0 where there is none.
@@ -240,6 +279,10 @@ impl EventStore {
         tx.commit().await?;
         Ok(version.unwrap_or_default())
     }
+}
+
+fn is_read_only(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "25006")
 }
 
 fn event(row: &PgRow) -> Result<RecordedEvent, sqlx::Error> {

@@ -20,32 +20,9 @@ CREATE TABLE analytics_first_orders (
 ) PARTITION BY LIST (generation);
 SELECT read_model('analytics_first_orders');
 
--- A run as it stands; since when in the business.
-ALTER TABLE agents_runs ADD COLUMN changed_at timestamptz;
-
 -- A run as it stood, and what it stood to: the sequence and the moment of the event that changed it.
 CREATE TABLE agents_runs_past (
-    generation integer NOT NULL,
-    tenant_id uuid NOT NULL,
-    id uuid NOT NULL,
-    agent_id uuid NOT NULL,
-    agent_version bigint NOT NULL,
-    customer_id uuid,
-    task_type text,
-    external_id text,
-    status text NOT NULL,
-    attempts bigint NOT NULL,
-    error_code text,
-    requested_at timestamptz NOT NULL,
-    started_at timestamptz,
-    ended_at timestamptz,
-    next_attempt_at timestamptz,
-    prompt_tokens bigint,
-    completion_tokens bigint,
-    cost_micros bigint,
-    cost_currency text,
-    version bigint NOT NULL,
-    sequence bigint NOT NULL,
+    LIKE agents_runs,
     changed_at timestamptz NOT NULL,
     until_sequence bigint NOT NULL,
     until_at timestamptz NOT NULL,
@@ -55,3 +32,6 @@ CREATE TABLE agents_runs_past (
 CREATE INDEX agents_runs_past_by_sequence ON agents_runs_past (tenant_id, until_sequence);
 CREATE INDEX agents_runs_past_by_time ON agents_runs_past (tenant_id, until_at);
 SELECT read_model('agents_runs_past');
+
+-- A run as it stands; since when in the business.
+ALTER TABLE agents_runs ADD COLUMN changed_at timestamptz;

@@ -68,6 +68,8 @@ pub(crate) struct Runner {
     status: watch::Sender<ProjectorStatus>,
     /// What operators ask of it.
     control: watch::Receiver<Control>,
+    /// The slots of this process, of which the session has those that it began with.
+    assigned: Option<watch::Receiver<Slots>>,
     stop: CancellationToken,
     /// The lives of the log, as the session knows them.
     incarnations: Incarnations,
@@ -89,7 +91,20 @@ impl Runner {
     ) -> Self {
         let (incarnations, pending) = (Incarnations::default(), Pending::default());
         let batches = Batches::new(projector.clone(), shared.pool.clone(), Some(shared.bells.clone()), BATCH);
-        Self { projector, shared, status, control, stop, incarnations, batches, pending, counted: 0, committed: 0 }
+        let assigned = None;
+        Self {
+            projector,
+            shared,
+            status,
+            control,
+            assigned,
+            stop,
+            incarnations,
+            batches,
+            pending,
+            counted: 0,
+            committed: 0,
+        }
     }
 
     /// Runs until it is stopped.
@@ -159,7 +174,8 @@ impl Runner {
     /// From the stored checkpoints to the log's end, and on with what the feed brings.
     async fn session(&mut self, source: &mut Source) -> Result<(), Failure> {
         let (Source::Log { slots } | Source::Kafka { slots, .. }) = source;
-        let slots = *slots.borrow_and_update();
+        let (slots, assigned) = (*slots.borrow_and_update(), slots.clone());
+        self.assigned = Some(assigned);
         // Listening begins before the log is read, so that the two overlap.
         let deliveries = match source {
             Source::Kafka { deliveries, .. } => Some(deliveries.subscribe()),
@@ -331,6 +347,10 @@ impl Runner {
             let tail = self.shared.store.tail();
             if tail.incarnation() != self.incarnations.newest().id {
                 return Err(Failure::LogRestored);
+            }
+            // Far behind, this takes long: whoever has these slots now, or waits for others, must not wait for its end.
+            if self.assigned.as_ref().is_some_and(|assigned| assigned.has_changed().unwrap_or(false)) {
+                return self.reassigned(Ok(())).await;
             }
             let end = tail.position().max(least);
             if at >= end {

@@ -45,9 +45,9 @@ struct Shown<'a> {
     active_subscriptions: i64,
 }
 
-/// Where in an explanation a page begins, and at which sequence all its pages stand.
+/// Where in an explanation a page begins, and from where all its pages look: at which sequence, and at what time.
 pub(super) struct Place {
-    at: Option<Token>,
+    at: Option<(Token, DateTime<Utc>)>,
     after: i64,
 }
 
@@ -71,24 +71,27 @@ impl Place {
         let Some(bytes) = cursor else { return Ok(Some(Self { at: None, after: 0 })) };
         let (at, after) = Self::read(&bytes).ok_or_else(|| Problem::of(codes::INVALID_CURSOR))?;
         // In another life of the log these would be other events.
-        call.stands(at).await?;
+        call.stands(at.0).await?;
         Ok(Some(Self { at: Some(at), after }))
     }
 
-    fn read(bytes: &[u8]) -> Option<(Token, i64)> {
+    fn read(bytes: &[u8]) -> Option<((Token, DateTime<Utc>), i64)> {
         let (numbers, []) = bytes.as_chunks::<8>() else { return None };
-        let [number, incarnation, after] = numbers else { return None };
-        let [number, incarnation, after] = [number, incarnation, after].map(|bytes| i64::from_be_bytes(*bytes));
-        Some((Token { number, incarnation }, after))
+        let numbers: [_; 4] = numbers.try_into().ok()?;
+        let [number, incarnation, now, after] = numbers.map(i64::from_be_bytes);
+        Some(((Token { number, incarnation }, DateTime::from_timestamp_micros(now)?), after))
     }
 
-    fn bytes(Token { number, incarnation }: Token, after: i64) -> Vec<u8> {
-        [number, incarnation, after].map(i64::to_be_bytes).concat()
+    fn bytes(Token { number, incarnation }: Token, now: DateTime<Utc>, after: i64) -> Vec<u8> {
+        [number, incarnation, now.timestamp_micros(), after].map(i64::to_be_bytes).concat()
     }
 
-    /// All pages stand where the first one did.
+    /// All pages look from where the first one did.
     pub(super) fn standpoint(&self, standpoint: Standpoint) -> Standpoint {
-        Standpoint { as_of: self.at.map(|at| at.number).or(standpoint.as_of), ..standpoint }
+        match self.at {
+            Some((at, now)) => Standpoint { as_of: Some(at.number), now, ..standpoint },
+            None => standpoint,
+        }
     }
 
     /// What is read for the page: one more than it shows, which tells whether there is a next one.
@@ -119,6 +122,7 @@ pub(super) fn cohort_cell(range: &Range, cohort: Option<&str>, offset: Option<u1
 /// What was found behind a cell, and how.
 pub(super) struct Explain {
     pub(super) found: Explanation,
+    pub(super) now: DateTime<Utc>,
     pub(super) parameters: Map<String, Value>,
     pub(super) fold: String,
 }
@@ -126,12 +130,12 @@ pub(super) struct Explain {
 impl Explain {
     /// A page of it.
     pub(super) async fn answer(self, call: &Call, (mut point, age): (ReadPoint, f64)) -> Result<Answer, Problem> {
-        let Self { found: Explanation { sequence, parts }, parameters, fold } = self;
+        let Self { found: Explanation { sequence, parts }, now, parameters, fold } = self;
         let sequences: Vec<i64> = parts.iter().map(|part| part.sequence).collect();
         let events = call.state.executor.store().read_sequences(call.tenant().uuid(), &sequences).await?;
         let events: HashMap<i64, RecordedEvent> = events.into_iter().map(|event| (event.sequence, event)).collect();
         let at = call.state.executor.store().token(call.tenant().uuid(), sequence).await?;
-        let place = |part: &Part| Place::bytes(at, part.sequence);
+        let place = |part: &Part| Place::bytes(at, now, part.sequence);
         let mut body = page_of(call, parts, place, |part| {
             events.get(&part.sequence).map_or(Value::Null, |event| shown(&part, event))
         })

@@ -209,9 +209,8 @@ async fn revenue(call: Call) -> Result<Answer, Problem> {
         let found = found.map_err(|error| call.behind(error).within("?"))?;
         let mut parameters = parameters(&range, &moments);
         parameters.extend([("period".into(), to_json(period)), ("currency".into(), to_json(currency))]);
-        return Explain { found, parameters, fold: projections::analytics::explain::revenue_fold() }
-            .answer(&call, seen)
-            .await;
+        let fold = projections::analytics::explain::revenue_fold();
+        return Explain { found, now: standpoint.now, parameters, fold }.answer(&call, seen).await;
     }
     let seen = seen(&call, &standpoint, &[ANALYTICS_SALES, ANALYTICS_MRR]).await?;
     let revenue = call.state.models.revenue(tenant, &range, &standpoint).await;
@@ -242,9 +241,8 @@ async fn cohorts(call: Call) -> Result<Answer, Problem> {
         let found = call.state.models.explain_cohort(tenant, &range, &standpoint, cell, place.page(&call)).await;
         let found = found.map_err(|error| call.behind(error).within("/"))?;
         parameters.extend([("cohort".into(), to_json(cohort)), ("offset".into(), to_json(offset))]);
-        return Explain { found, parameters, fold: projections::analytics::explain::cohort_fold() }
-            .answer(&call, seen)
-            .await;
+        let fold = projections::analytics::explain::cohort_fold();
+        return Explain { found, now: standpoint.now, parameters, fold }.answer(&call, seen).await;
     }
     let seen = seen(&call, &standpoint, &[ANALYTICS_SALES]).await?;
     let cohorts = call.state.models.cohorts(tenant, &range, &standpoint).await;

@@ -12,6 +12,7 @@ mod writer;
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use ::projections::chain;
 use clap::{Parser, Subcommand};
@@ -177,6 +178,9 @@ fn scopes_help() -> String {
     format!("Scopes:\n{}", lines.collect::<Vec<_>>().join("\n"))
 }
 
+/// How long threads that still compute are waited for at the end.
+const LINGERS: Duration = Duration::from_secs(2);
+
 /// Does what the arguments say.
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
@@ -187,13 +191,13 @@ pub fn run() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(carry_out(cli.command)) {
-        Ok(code) => code,
-        Err(error) => {
-            err(format_args!("annals: {}", chain(error.as_ref())));
-            ExitCode::FAILURE
-        }
-    }
+    let code = runtime.block_on(carry_out(cli.command)).unwrap_or_else(|error| {
+        err(format_args!("annals: {}", chain(error.as_ref())));
+        ExitCode::FAILURE
+    });
+    // A thread that computes can't be broken off, and nobody is left to hear what it finds.
+    runtime.shutdown_timeout(LINGERS);
+    code
 }
 
 async fn carry_out(command: Command) -> Result<ExitCode, Failure> {

@@ -5,7 +5,7 @@ use axum::http::Method;
 use chrono::{DateTime, TimeZone, Utc};
 use commands::Executor;
 use domain::agents::{Run, RunStatus};
-use domain::aggregate::AT_ONCE;
+use domain::aggregate::is_at_once;
 use domain::billing::Subscription;
 use domain::names::OPERATIONS_READ;
 use domain::process::{ErasurePhase, ErasureProcess, Process, Send};
@@ -230,7 +230,6 @@ async fn report(
     waiting: Option<Waiting>,
 ) -> Result<Option<ProcessReport>, StoreError> {
     let stand = Stand::load(executor, tenant, id).await?;
-    let at_once = |due_at: &DateTime<Utc>| *due_at != AT_ONCE;
     Ok(stand.exists.then(|| ProcessReport {
         id: AnyId::new(id.kind.stream().prefix, id.stream).to_string(),
         object: "process",
@@ -238,7 +237,7 @@ async fn report(
         tenant,
         status: stand.status,
         waits_for: stand.waits_for,
-        due_at: stand.due_at.filter(at_once),
+        due_at: stand.due_at.filter(|due_at| !is_at_once(*due_at)),
         overdue: waiting.as_ref().is_some_and(|waiting| waiting.overdue),
         holder: waiting.as_ref().and_then(|waiting| waiting.holder),
         held_until: waiting.and_then(|waiting| waiting.until),

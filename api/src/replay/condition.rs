@@ -4,42 +4,23 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cel::common::ast::{EntryExpr, Expr, IdedExpr, LiteralValue, operators};
+use cel::extractors::This;
 use cel::objects::{Key, Map};
 use cel::{Context, ExecutionError, Program, Value};
+use regex::Regex;
 use serde_json::Value as Json;
 
 use super::ReplayError;
+use super::looks::Looks;
 use super::selection::Shown;
 use crate::audit::ShownEvent;
 
-/// What an expression may name.
-const NAMES: [&str; 11] = [
-    "sequence",
-    "type",
-    "schema_version",
-    "stream",
-    "version",
-    "occurred_at",
-    "recorded_at",
-    "actor",
-    "request_id",
-    "cause",
-    "data",
-];
-
 /// The longest expression, in characters.
 pub const LONGEST: usize = 2_000;
-/// How deep an expression may be: each level takes some of a thread's stack.
-const DEPTH: usize = 128;
-/// How many macros (`all`, `exists`, `map`, …) may be in one another, or go on with what another gives: each goes through
-/// a whole list.
-const MACROS: usize = 2;
-/// How many sums there may be outside of macros: a sum of texts or lists is a copy of both.
-const SUMS: usize = 8;
-const TAKES: &str = "computes something in `map`, which takes only what is there (a field, or an element)";
 /// How long the events of a chunk may be asked.
 const ASKED_WITHIN: Duration = Duration::from_secs(10);
+/// The most that one event may be asked, in nanoseconds by a rough guess: nobody can break an answer off.
+const MOST_WORK: u128 = 10_000_000_000;
 
 /// An expression that can be asked of events.
 pub struct Condition {
@@ -48,6 +29,10 @@ pub struct Condition {
     program: Program,
     /// What of an event it looks at.
     used: BTreeSet<&'static str>,
+    /// What `matches` asks for.
+    patterns: Arc<HashMap<String, Regex>>,
+    /// How many parts it has, and how many of its macros are in one another at most.
+    size: (usize, usize),
 }
 
 impl Condition {
@@ -57,16 +42,14 @@ impl Condition {
             return Err(format!("must have at most {LONGEST} characters"));
         }
         let program = Program::compile(text).map_err(|errors| format!("is no expression of CEL: {errors}"))?;
-        let (used, context) = (BTreeSet::new(), Context::default());
-        let mut names = Names { used, bound: Vec::new(), context, depth: 0, macros: 0, sums: 0, taking: false };
-        names.check(program.expression())?;
-        let used = names.used;
-        Ok(Self { text: text.to_owned(), program, used })
+        let looks = Looks::through(program.expression())?;
+        let (used, patterns, size) = (looks.used, Arc::new(looks.patterns), (looks.parts, looks.deepest));
+        Ok(Self { text: text.to_owned(), program, used, patterns, size })
     }
 
     /// Those of which it is true; an error at the first of which it is neither true nor false.
     pub(super) fn passing(&self, all: Vec<Shown>) -> Result<Vec<Shown>, ReplayError> {
-        let (context, begun) = (Context::default(), Instant::now());
+        let (context, begun) = (context(&self.patterns), Instant::now());
         let mut passing = Vec::new();
         for shown in all {
             let sequence = shown.event.sequence;
@@ -81,9 +64,23 @@ impl Condition {
         Ok(passing)
     }
 
+    /// Refuses an event that would take too long: each part of the expression may go over all that the event has, for each
+    /// element of each list that a macro goes through.
+    fn bear(&self, data: &Json) -> Result<(), String> {
+        let ((parts, deepest), (longest, size)) = (self.size, extent(data));
+        let times = (longest.max(1) as u128).saturating_pow(u32::try_from(deepest).unwrap_or(u32::MAX));
+        let work = times.saturating_mul(parts as u128).saturating_mul(100 + size as u128 / 8);
+        if work > MOST_WORK {
+            return Err(format!("it takes too long for an event with a list of {longest}; ask for less of it"));
+        }
+        Ok(())
+    }
+
     fn holds(&self, shown: &Shown, context: &Context<'_, '_>) -> Result<bool, String> {
         let mut scope = context.new_inner_scope();
         let event = ShownEvent::of(&shown.event, ());
+        let data = if self.used.contains("data") { shown.value() } else { Json::Null };
+        self.bear(&data)?;
         for name in &self.used {
             let optional = |text: &Option<String>| text.as_deref().map_or(Value::Null, string);
             scope.add_variable_from_value(
@@ -99,7 +96,7 @@ impl Condition {
                     "actor" => string(event.actor),
                     "request_id" => optional(&event.request_id),
                     "cause" => optional(&event.cause),
-                    _ => value(&shown.value()),
+                    _ => value(&data),
                 },
             );
         }
@@ -108,6 +105,32 @@ impl Condition {
             Ok(other) => Err(format!("it gives a value of type {}, which is neither true nor false", other.type_of())),
             Err(error) => Err(error.to_string()),
         }
+    }
+}
+
+/// What an expression can call.
+pub(super) fn context(patterns: &Arc<HashMap<String, Regex>>) -> Context<'static, 'static> {
+    let (mut context, patterns) = (Context::default(), patterns.clone());
+    let matches = move |This(text): This<Arc<String>>, pattern: Arc<String>| match patterns.get(&*pattern) {
+        Some(pattern) => Ok(pattern.is_match(&text)),
+        None => Err(ExecutionError::function_error("matches", "its pattern is not written there")),
+    };
+    if let Err(error) = context.add_function("matches", matches) {
+        tracing::error!(%error, "`matches` can't be called");
+    }
+    context
+}
+
+/// The longest list or object in a value, and how many characters its texts have in all.
+fn extent(json: &Json) -> (usize, usize) {
+    let of_all = |own: usize, parts: &mut dyn Iterator<Item = &Json>| {
+        parts.map(extent).fold((own, own), |(longest, sum), (long, size)| (longest.max(long), sum + size))
+    };
+    match json {
+        Json::String(text) => (0, text.len()),
+        Json::Array(items) => of_all(items.len(), &mut items.iter()),
+        Json::Object(fields) => of_all(fields.len(), &mut fields.values()),
+        _ => (0, 1),
     }
 }
 
@@ -131,141 +154,6 @@ fn value(json: &Json) -> Value {
             let fields = fields.iter().map(|(name, field)| (Key::from(name.as_str()), value(field)));
             Value::Map(Map { map: Arc::new(fields.collect::<HashMap<_, _>>()) })
         }
-    }
-}
-
-/// Looks through an expression for names that mean nothing.
-struct Names<'e> {
-    used: BTreeSet<&'static str>,
-    /// The variables of the macros around (`all`, `exists`, `map`, …).
-    bound: Vec<&'e str>,
-    context: Context<'static, 'static>,
-    /// How deep it is in the expression, and in how many macros.
-    depth: usize,
-    macros: usize,
-    /// How many sums there were.
-    sums: usize,
-    /// Whether it is in what a macro takes into the list that it makes, once for each element.
-    taking: bool,
-}
-
-impl<'e> Names<'e> {
-    fn check(&mut self, expression: &'e IdedExpr) -> Result<(), String> {
-        if self.depth == DEPTH {
-            return Err(format!("is more than {DEPTH} levels deep"));
-        }
-        self.depth += 1;
-        let checked = self.check_parts(expression);
-        self.depth -= 1;
-        checked
-    }
-
-    fn check_parts(&mut self, expression: &'e IdedExpr) -> Result<(), String> {
-        match &expression.expr {
-            Expr::Unspecified | Expr::Literal(_) => Ok(()),
-            Expr::Ident(name) => self.name(name),
-            Expr::Select(select) => self.check(&select.operand),
-            Expr::Call(call) => {
-                if self.taking && call.func_name != operators::INDEX {
-                    return Err(TAKES.to_owned());
-                }
-                self.function(&call.func_name)?;
-                if call.func_name == operators::ADD {
-                    return self.sum(&call.args);
-                }
-                call.target.iter().try_for_each(|target| self.check(target))?;
-                call.args.iter().try_for_each(|argument| self.check(argument))
-            }
-            Expr::List(list) => list.elements.iter().try_for_each(|element| self.check(element)),
-            Expr::Map(map) => map.entries.iter().try_for_each(|entry| self.entry(&entry.expr)),
-            Expr::Struct(of) => Err(format!("there is no type `{}`", of.type_name)),
-            Expr::Comprehension(over) => {
-                if self.taking {
-                    return Err(TAKES.to_owned());
-                }
-                if self.macros == MACROS {
-                    return Err(format!(
-                        "has more than {MACROS} macros (all, exists, map, …) in or behind one another"
-                    ));
-                }
-                let outside = self.bound.len();
-                self.macros += 1;
-                self.check(&over.iter_range)?;
-                self.check(&over.accu_init)?;
-                self.bound.extend([over.iter_var.as_str(), &over.accu_var]);
-                self.bound.extend(over.iter_var2.as_deref());
-                [&over.loop_cond, &over.loop_step, &over.result].into_iter().try_for_each(|part| self.check(part))?;
-                self.macros -= 1;
-                self.bound.truncate(outside);
-                Ok(())
-            }
-        }
-    }
-
-    /// A sum copies what it adds up. In a macro that would be done for each element, and what one macro has doubled the next
-    /// one would double again: there only numbers are added, and elements to the list that the macro makes.
-    fn sum(&mut self, parts: &'e [IdedExpr]) -> Result<(), String> {
-        let number = |part: &IdedExpr| {
-            use LiteralValue::{Double, Int, UInt};
-            matches!(&part.expr, Expr::Literal(Int(_) | UInt(_) | Double(_)))
-        };
-        // Nobody can write the name of a macro's own list.
-        let own = |part: &IdedExpr| matches!(&part.expr, Expr::Ident(name) if name.starts_with('@'));
-        if let [made, element] = parts
-            && self.macros > 0
-            && own(made)
-            && matches!(element.expr, Expr::List(_))
-        {
-            self.taking = true;
-            let checked = self.check(element);
-            self.taking = false;
-            return checked;
-        }
-        if !parts.iter().any(number) {
-            self.sums += 1;
-            if self.macros > 0 {
-                return Err("adds up in a macro (all, exists, map, …) what is no number written there".to_owned());
-            }
-            if self.sums > SUMS {
-                return Err(format!("has more than {SUMS} sums without a number written in them"));
-            }
-        }
-        parts.iter().try_for_each(|part| self.check(part))
-    }
-
-    fn entry(&mut self, entry: &'e EntryExpr) -> Result<(), String> {
-        match entry {
-            EntryExpr::MapEntry(entry) => {
-                self.check(&entry.key)?;
-                self.check(&entry.value)
-            }
-            EntryExpr::StructField(field) => self.check(&field.value),
-        }
-    }
-
-    fn name(&mut self, name: &'e str) -> Result<(), String> {
-        if self.bound.contains(&name) {
-            return Ok(());
-        }
-        let known = NAMES.iter().find(|known| **known == name);
-        self.used.extend(known);
-        known.map(|_| ()).ok_or_else(|| format!("an event has no `{name}`; it has {}", NAMES.join(", ")))
-    }
-
-    /// The interpreter knows best which functions it has: they are called with nothing, and on a number.
-    fn function(&self, name: &str) -> Result<(), String> {
-        // Operators are functions with other names.
-        if !name.starts_with(|first: char| first.is_ascii_alphabetic()) {
-            return Ok(());
-        }
-        let unknown = |call: String| {
-            let outcome = Program::compile(&call).map(|program| program.execute(&self.context));
-            matches!(outcome, Ok(Err(ExecutionError::UndeclaredReference(_))))
-        };
-        if unknown(format!("{name}()")) && unknown(format!("0.{name}()")) {
-            return Err(format!("there is no function `{name}`"));
-        }
-        Ok(())
     }
 }
 
@@ -370,6 +258,11 @@ mod tests {
             ("line.quantity > 2 || data.lines.exists(line, true)", "an event has no `line`"),
             ("lower(type) == 'x'", "no function `lower`"),
             ("false && type.lower() == 'x'", "no function `lower`"),
+            ("type.matches('(a')", "a pattern for `matches` that is none"),
+            ("type.matches('\\\\pL{1000}')", "too large"),
+            ("type.matches(actor)", "no text written there"),
+            ("occurred_at > timestamp('yesterday')", "`timestamp` of `yesterday`, which is none"),
+            ("occurred_at - recorded_at > duration('soon')", "`duration` of `soon`, which is none"),
         ] {
             let error = Condition::compile(bad).err().unwrap_or_default();
             assert!(error.contains(told), "{bad}: {error}");
@@ -402,6 +295,27 @@ mod tests {
             ask("data.lines.all(a, data.lines.all(b, a == b)) && data.lines.exists(a, a.quantity > 2)"),
             Ok(true)
         );
+    }
+
+    #[test]
+    fn what_would_take_too_long_for_an_event_is_refused() {
+        let with = |count: usize| {
+            let mut shown = event();
+            shown.data = Data::Value(json!({ "lines": vec![json!({"sku": "cd", "quantity": 3}); count] }));
+            shown
+        };
+        let ask = |text: &str, count| {
+            Condition::compile(text).unwrap().passing(vec![with(count)]).map(|passing| passing.len())
+        };
+        let pairs = "data.lines.all(a, data.lines.all(b, a.sku == b.sku))";
+        assert_eq!(ask(pairs, 200).ok(), Some(1));
+        let told = ask(pairs, 20_000).unwrap_err().to_string();
+        assert!(told.starts_with("at sequence 7: ") && told.contains("a list of 20000"), "{told}");
+        for line_by_line in
+            ["data.lines.all(a, a.sku.matches('^c'))", "size(data.lines) > 5 && data.lines[0].quantity == 3"]
+        {
+            assert_eq!(ask(line_by_line, 20_000).ok(), Some(1), "{line_by_line}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 mod columns;
 mod condition;
+mod looks;
 mod manifest;
 mod selection;
 mod sink;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use domain::aggregate::AT_ONCE;
+use domain::aggregate::is_at_once;
 use domain::process::{Input, Process};
 use domain::{Aggregate, Context, TenantId, Timed};
 use eventstore::{DueWork, bytes};
@@ -90,7 +90,7 @@ impl Visit {
 
     /// Attends to the stream and says what becomes of its row; whether it went on.
     pub(super) async fn carry_out(self, kind: &Kind) -> bool {
-        if self.work.due_at > AT_ONCE {
+        if !is_at_once(self.work.due_at) {
             let late = (self.now() - self.work.due_at).as_seconds_f64();
             metrics::histogram!("annals_host_late_seconds", "kind" => kind.stream.name).record(late);
         }
