@@ -174,15 +174,15 @@ impl Runner {
     /// From the stored checkpoints to the log's end, and on with what the feed brings.
     async fn session(&mut self, source: &mut Source) -> Result<(), Failure> {
         let (Source::Log { slots } | Source::Kafka { slots, .. }) = source;
-        let (slots, assigned) = (*slots.borrow_and_update(), slots.clone());
-        self.assigned = Some(assigned);
+        let own = *slots.borrow_and_update();
+        self.assigned = Some(slots.clone());
         // Listening begins before the log is read, so that the two overlap.
         let deliveries = match source {
             Source::Kafka { deliveries, .. } => Some(deliveries.subscribe()),
             Source::Log { .. } => None,
         };
-        self.begin(slots).await?;
-        if slots.is_empty() {
+        self.begin(own).await?;
+        if own.is_empty() {
             self.report(ProjectorState::Standby, None);
         } else {
             self.report(ProjectorState::CatchingUp, None);

@@ -1,6 +1,7 @@
 //! The log itself: order, density, versions, names, keys, and what a refused append does to its neighbours.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use eventstore::{Append, AppendError, Claim, EventFilter, IdempotencyRecord, NewEvent, StreamAppend, Until, new_id};
@@ -30,6 +31,7 @@ tests![
     a_redaction_keeps_the_hash_of_the_body,
     another_tenants_rows_are_not_there,
     long_reads_are_streams_in_order_and_end_where_they_are_told,
+    a_moment_that_was_read_stays_as_it_was,
 ];
 
 fn event(payload: &str) -> NewEvent {
@@ -385,4 +387,29 @@ async fn long_reads_are_streams_in_order_and_end_where_they_are_told(house: &Hou
         assert_eq!(log.try_next().await.unwrap().map(|event| event.position), Some(after + 1));
     }
     assert_eq!(house.store.read_log(after, 3).await.unwrap().len(), 3);
+}
+
+/// What was recorded by a moment does not grow, however short ago that was and whatever is just being committed.
+async fn a_moment_that_was_read_stays_as_it_was(house: &House) {
+    let (tenant, done) = (new_id(), AtomicBool::new(false));
+    let writers = join_all((0..16).map(|_| async {
+        while !done.load(Ordering::Relaxed) {
+            house.store.append(append(house, tenant, new_id(), 0)).await.unwrap();
+        }
+    }));
+    let reader = async {
+        let mut moments = Vec::new();
+        for _ in 0..300 {
+            let now = commands::clock::now();
+            moments.push((now, house.store.sequence_at(tenant, now).await.unwrap()));
+        }
+        done.store(true, Ordering::Relaxed);
+        moments
+    };
+    let (_, moments) = tokio::join!(writers, reader);
+    for (moment, seen) in moments {
+        assert_eq!(house.store.sequence_at(tenant, moment).await.unwrap(), seen, "by {moment}");
+    }
+    let tomorrow = commands::clock::now() + TimeDelta::days(1);
+    assert_eq!(house.store.sequence_at(tenant, tomorrow).await.unwrap(), None, "nobody knows yet");
 }
