@@ -1,121 +1,35 @@
-//! Several hosts at work, killed and stopped at random: every attempt reaches its provider, is answered once in the log,
-//! and no run is lost or stuck.
+//! Hosts that work on what is due: who takes over from whom, and what that costs.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::time::Duration;
 
-use eventstore::{EventFilter, Role};
-use serde_json::{Value, json};
+use eventstore::Role;
+use serde_json::json;
 use sqlx::{Connection, PgConnection};
 
 use crate::agents::agent;
 use crate::house::{House, Lodging, Tenant};
 use crate::processes::{Running, ready};
 use crate::provider::Provider;
-use crate::random::Random;
 use crate::tests;
 
 tests![
-    runs_survive_hosts_that_are_killed_and_stopped,
     a_stopped_host_is_taken_over_and_answers_nothing_afterwards,
     a_host_that_ends_leaves_its_calls_to_others,
     looking_for_what_is_due_reads_nothing_else,
 ];
 
-/// How many runs are given, and how many hosts do them.
-const RUNS: usize = 200;
-const HOSTS: usize = 3;
-
-fn host(lodging: &Lodging) -> Running {
+pub(crate) fn host(lodging: &Lodging) -> Running {
     Running::start(lodging, "work", &[("ANNALS_LISTEN", &lodging.free_address()), ("ANNALS_KAFKA_BROKERS", "")])
 }
 
 /// A lodging with an API and nobody yet who works.
-async fn served() -> (Lodging, Running, Tenant) {
+pub(crate) async fn served() -> (Lodging, Running, Tenant) {
     let lodging = Lodging::new().await;
     let serve = Running::start(&lodging, "serve", &[("ANNALS_KAFKA_BROKERS", "")]);
     let tenant = lodging.tenant().await;
     ready(&tenant).await;
     (lodging, serve, tenant)
-}
-
-/// What the log says of each run: its attempts, and how many outcomes each has.
-async fn outcomes(lodging: &Lodging, tenant: &Tenant) -> HashMap<String, BTreeMap<i64, usize>> {
-    let store = lodging.store();
-    let tenant_id = domain::TypedId::uuid(&tenant.id);
-    let all = store.read_tenant(tenant_id, 0, i64::MAX, &EventFilter::default(), i64::MAX).await.unwrap();
-    let mut runs = HashMap::<String, BTreeMap<i64, usize>>::new();
-    for event in all.iter().filter(|event| event.stream_type == "agents.run") {
-        let id = domain::RunId::from(event.stream_id).to_string();
-        let data: Value = serde_json::from_str(event.payload.as_deref().unwrap()).unwrap();
-        let attempts = runs.entry(id).or_default();
-        let Some(attempt) = data["attempt"].as_i64() else { continue };
-        let answered = usize::from(event.event_type != "run.attempt_started");
-        *attempts.entry(attempt).or_default() += answered;
-    }
-    runs
-}
-
-async fn until_all_ended(tenant: &Tenant, runs: &[String]) {
-    for run in runs {
-        tenant.until(&format!("/runs/{run}"), |run| run["ended_at"].is_string()).await;
-    }
-}
-
-async fn runs_survive_hosts_that_are_killed_and_stopped(_: &House) {
-    let (lodging, serve, tenant) = served().await;
-    let provider = Provider::start().await;
-    let seed = u64::from(std::process::id()) << 16 | 1;
-    let mut random = Random::new(seed);
-    let mut agents = Vec::new();
-    for manner in ["ok", "wait/100", "wait/700", "flaky/1", "status/400"] {
-        agents.push(agent(&tenant, &provider.agent(manner)).await.id().to_owned());
-    }
-    let mut hosts: Vec<Running> = (0..HOSTS).map(|_| host(&lodging)).collect();
-    let mut runs = Vec::with_capacity(RUNS);
-    for n in 0..RUNS {
-        let path = format!("/agents/{}/execute", agents[random.below(agents.len())]);
-        let taken = tenant.post(&path, &json!({"input": {"n": n}})).expect(202).await;
-        runs.push(taken.id().to_owned());
-        if n % 20 == 19 {
-            let victim = random.below(HOSTS);
-            if random.below(2) == 0 {
-                hosts[victim].signal("KILL");
-                hosts[victim] = host(&lodging);
-            } else {
-                // Longer than a claim is good for: it wakes up in the middle of what others have done.
-                hosts[victim].signal("STOP");
-                let pid = hosts[victim].pid();
-                tokio::spawn(async move {
-                    tokio::time::sleep(Duration::from_secs(4)).await;
-                    let _ = std::process::Command::new("kill").args(["-s", "CONT", &pid]).status();
-                });
-            }
-        }
-    }
-    until_all_ended(&tenant, &runs).await;
-    let keys = provider.keys();
-    let logged = outcomes(&lodging, &tenant).await;
-    assert_eq!(logged.len(), RUNS, "seed {seed}");
-    for (run, attempts) in &logged {
-        for (attempt, answered) in attempts {
-            let called = keys.get(&format!("{run}:{attempt}")).copied().unwrap_or_default();
-            assert!(called >= 1, "{run}:{attempt} never reached the provider; seed {seed}");
-            assert_eq!(*answered, 1, "{run}:{attempt} has one outcome; seed {seed}");
-        }
-    }
-    for key in keys.keys() {
-        let (run, attempt) = key.split_once(':').unwrap();
-        assert!(
-            logged[run].contains_key(&attempt.parse().unwrap()),
-            "{key} was called and is not in the log; seed {seed}"
-        );
-    }
-    for process in hosts {
-        process.kill().await;
-    }
-    assert_eq!(serve.end().await, 0);
-    lodging.leave().await;
 }
 
 async fn a_stopped_host_is_taken_over_and_answers_nothing_afterwards(_: &House) {

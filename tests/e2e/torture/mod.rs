@@ -7,6 +7,7 @@
 mod erasures;
 mod fairness;
 mod fleet;
+mod hosts;
 mod journal;
 mod kafka;
 mod keys;
@@ -95,6 +96,7 @@ scenarios![
     outages::a_server_that_hangs_is_waited_for,
     outages::a_serialisation_failure_is_tried_again_unseen,
     kafka::whatever_kafka_loses_nothing_is_missed,
+    hosts::runs_survive_hosts_that_are_killed_and_stopped,
 ];
 
 /// One run of a scenario.
