@@ -241,8 +241,9 @@ impl EventStore {
     /// Whether all that was recorded by a time is there to be read, waiting for what is just being committed: whoever reads
     /// the same moment twice must find the same. False where the log's clock has not come so far.
     async fn is_past(&self, time: DateTime<Utc>) -> Result<bool, StoreError> {
-        let at: DateTime<Utc> = sqlx::query_scalar("SELECT at FROM log_head").fetch_one(&self.inner.reading).await?;
-        if at > time {
+        let passed =
+            sqlx::query_scalar("SELECT at > $1 FROM log_head").bind(time).fetch_one(&self.inner.reading).await?;
+        if passed {
             return Ok(true);
         }
         let end = Instant::now() + CLOCKS_APART;
