@@ -1,16 +1,23 @@
-//! Each client places one order after the other (closed loop); every tenth it also waits until a list shows the order.
+//! Orders, by clients that place one after the other (closed loop), or at a fixed rate whatever the answers take (open loop);
+//! of every tenth it is also waited for until a list shows it.
 
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::user::{User, report};
 
 #[derive(Clone, clap::Args)]
 pub struct Orders {
     /// How many clients, each with one request at a time.
-    #[arg(long, default_value_t = 16)]
+    #[arg(long, default_value_t = 16, conflicts_with = "rate")]
     clients: usize,
+    /// Begin so many a second in place of clients; latency counts from the moment at which an order should have begun.
+    #[arg(long)]
+    rate: Option<u32>,
     /// How long, after a warm-up of a tenth of it.
     #[arg(long, default_value_t = 20)]
     seconds: u64,
@@ -29,48 +36,86 @@ impl Orders {
         assert!([201, 409].contains(&answer.status().as_u16()), "a customer for the orders: {}", answer.status());
         let warm = Instant::now() + Duration::from_secs(self.seconds) / 10;
         let end = warm + Duration::from_secs(self.seconds);
-        let clients: Vec<_> = (0..self.clients)
-            .map(|_| tokio::spawn(client(user.clone(), format!("ext:{name}"), warm, end)))
-            .collect();
-        let mut all = Measured::default();
-        for client in clients {
-            let one = client.await.expect("a client that ends");
-            all.commands.extend(one.commands);
-            all.visible.extend(one.visible);
-        }
-        let rate = all.commands.len() as f64 / self.seconds as f64;
-        println!("{} clients, {} s: {rate:.0} orders/s", self.clients, self.seconds);
-        report("POST /orders", all.commands);
-        report("POST /orders to visible in GET /orders", all.visible);
+        let order = Arc::new(order(&format!("ext:{name}")));
+        let (loaded, how) = match self.rate {
+            Some(rate) => (open(&user, &order, rate, warm, end).await, format!("{rate} a second asked for")),
+            None => (closed(&user, &order, self.clients, warm, end).await, format!("{} clients", self.clients)),
+        };
+        let rate = loaded.commands.len() as f64 / self.seconds as f64;
+        println!("{how}, {} s: {rate:.0} orders/s", self.seconds);
+        report("POST /orders", loaded.commands);
+        report("POST /orders to visible in GET /orders", loaded.visible);
     }
 }
 
-async fn client(user: User, customer: String, warm: Instant, end: Instant) -> Measured {
-    let body = json!({
+fn order(customer: &str) -> Value {
+    json!({
         "customer": customer, "placed_at": "2026-01-31T12:00:00Z", "currency": "USD",
         "lines": [{"sku": "cd", "quantity": 1, "total": {"amount": 1177, "currency": "USD"}}],
-    });
-    let mut measured = Measured::default();
+    })
+}
+
+async fn closed(user: &User, order: &Arc<Value>, clients: usize, warm: Instant, end: Instant) -> Measured {
+    let client = |_| {
+        let (user, order) = (user.clone(), order.clone());
+        async move {
+            let mut measured = Measured::default();
+            for n in 0.. {
+                let begun = Instant::now();
+                if begun > end {
+                    break;
+                }
+                let (command, visible) = place(&user, &order, begun, n % 10 == 0).await;
+                if begun > warm {
+                    measured.commands.push(command);
+                    measured.visible.extend(visible);
+                }
+            }
+            measured
+        }
+    };
+    let clients: JoinSet<Measured> = (0..clients).map(client).collect();
+    clients.join_all().await.into_iter().fold(Measured::default(), |mut all, one| {
+        all.commands.extend(one.commands);
+        all.visible.extend(one.visible);
+        all
+    })
+}
+
+async fn open(user: &User, order: &Arc<Value>, rate: u32, warm: Instant, end: Instant) -> Measured {
+    let mut under_way = JoinSet::new();
+    let first = Instant::now();
     for n in 0.. {
-        let begun = Instant::now();
-        if begun > end {
+        let due = first + Duration::from_secs(1) * n / rate;
+        if due > end {
             break;
         }
-        let answer = user.post("/orders", &body).await;
-        assert_eq!(answer.status(), 201);
-        let sequence = answer.headers()["annals-sequence"].to_str().expect("text").to_owned();
-        answer.bytes().await.expect("a body");
-        if begun > warm {
-            measured.commands.push(begun.elapsed());
-        }
-        if n % 10 == 0 {
-            let list = user.get("/orders", Some(&sequence)).await;
-            assert_eq!(list.status(), 200);
-            list.bytes().await.expect("a body");
-            if begun > warm {
-                measured.visible.push(begun.elapsed());
-            }
+        tokio::time::sleep_until(due).await;
+        let (user, order) = (user.clone(), order.clone());
+        under_way.spawn(async move { (due, place(&user, &order, due, n % 10 == 0).await) });
+    }
+    let mut measured = Measured::default();
+    for (due, (command, visible)) in under_way.join_all().await {
+        if due > warm {
+            measured.commands.push(command);
+            measured.visible.extend(visible);
         }
     }
     measured
+}
+
+/// Places an order, and perhaps reads a list that shows it; gives how long each took since `begun`.
+async fn place(user: &User, order: &Value, begun: Instant, read: bool) -> (Duration, Option<Duration>) {
+    let answer = user.post("/orders", order).await;
+    assert_eq!(answer.status(), 201);
+    let sequence = answer.headers()["annals-sequence"].to_str().expect("text").to_owned();
+    answer.bytes().await.expect("a body");
+    let command = begun.elapsed();
+    if !read {
+        return (command, None);
+    }
+    let list = user.get("/orders", Some(&sequence)).await;
+    assert_eq!(list.status(), 200);
+    list.bytes().await.expect("a body");
+    (command, Some(begun.elapsed()))
 }
