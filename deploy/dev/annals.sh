@@ -5,13 +5,13 @@
 annals_binary() {
     local target
     target=$(cargo metadata --no-deps --offline --format-version 1 | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
-    printf %s "$target/debug/annals"
+    printf %s "$target/$([[ ${DEV_RELEASE:-} ]] && printf release || printf debug)/annals"
 }
 
 # The whole workspace decides on the features, so that run and test share what they build.
 annals_build() {
     say "Building Annals"
-    run_child cargo build --workspace --bin annals || die "the build failed"
+    run_child cargo build --workspace --bin annals ${DEV_RELEASE:+--release} || die "the build failed"
     ANNALS_BIN=$(annals_binary)
     [[ -x $ANNALS_BIN ]] || die "the build made no $ANNALS_BIN"
 }

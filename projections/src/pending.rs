@@ -10,10 +10,14 @@ use crate::feed::log::{Slotted, size};
 pub(crate) const BATCH: usize = 2_000;
 /// The most bytes of events in hand.
 const BATCH_BYTES: usize = 8 * 1024 * 1024;
-/// How long events that concern no row of the projector may wait for others before their checkpoint is written.
-const LAZY: Duration = Duration::from_millis(20);
-/// The least time between two batches from Kafka: under load, fewer and fuller ones leave more of the machine to requests.
-const PACE: Duration = Duration::from_millis(5);
+/// How many events a second are much: while so many come, batches are fewer and fuller, which leaves more of the machine to
+/// requests.
+const MUCH: f64 = 3_000.0;
+/// The least time between two batches from Kafka, and while much comes.
+const PACE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(20));
+/// How long events that concern no row of the projector may wait for others before their checkpoint is written, and while
+/// much comes.
+const LAZY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(100));
 
 /// The events in hand, in order.
 #[derive(Default)]
@@ -23,8 +27,8 @@ pub(crate) struct Pending {
     /// Whether any of them concerns a row.
     urgent: bool,
     since: Option<Instant>,
-    /// Before this the next batch is not due.
-    paced: Option<Instant>,
+    /// When the batch before was taken, and whether much came then.
+    before: Option<(Instant, bool)>,
 }
 
 impl Pending {
@@ -38,8 +42,9 @@ impl Pending {
 
     /// Gives all of them away; the next ones are not due at once.
     pub(crate) fn take(&mut self) -> Vec<Slotted> {
-        let taken = std::mem::take(self);
-        self.paced = Some(Instant::now() + PACE);
+        let (taken, now) = (std::mem::take(self), Instant::now());
+        let much = taken.before.is_some_and(|(at, _)| taken.events.len() as f64 > MUCH * (now - at).as_secs_f64());
+        self.before = Some((now, much));
         taken.events
     }
 
@@ -56,7 +61,9 @@ impl Pending {
     /// When they must be committed, if there are any.
     pub(crate) fn due(&self) -> Option<Instant> {
         let since = self.since?;
-        let due = if self.urgent { since } else { since + LAZY };
-        Some(self.paced.map_or(due, |paced| due.max(paced)))
+        let of =
+            |(little, much): (Duration, Duration)| if self.before.is_some_and(|(_, was)| was) { much } else { little };
+        let due = if self.urgent { since } else { since + of(LAZY) };
+        Some(self.before.map_or(due, |(at, _)| due.max(at + of(PACE))))
     }
 }
