@@ -27,12 +27,14 @@ const ABOUT: &str = "Every event of every tenant, in order, as CloudEvents 1.0 i
     * The key is the tenant, so each tenant's events are in one partition, in their order. An event may come more than \
     once: drop what is at or below the last `annalsposition` of its `annalsslot`.\n\
     * `annalsprevious` is the position of the event before in the slot. Where it is higher than the last one that you \
-    have seen, the topic has lost some: read them from `GET /api/v1/events` of the tenant, by `annalssequence`.\n\
+    have seen, the topic has lost some: read them from `GET /api/v1/events` of each tenant that you follow in that slot, by \
+    `annalssequence`.\n\
     * An event counts only if its `annalsincarnation` is the newest one whose first position is not beyond its \
     `annalsposition`: a log that had to be restored leaves behind what it has lost.\n\
     * An event with `annalsstub` was too large for the topic: read it from `GET /api/v1/events`.\n\
     * Personal values and secrets are sealed, and stay so. Who may see them asks the API.\n\
-    * Once a second each partition has a heartbeat, which says how far the topic has come.\n\
+    * Each partition has a heartbeat about once a second while events come, and every 30 seconds without: how far the topic \
+    has come.\n\
     * Numbers of 64 bits are strings of digits, for CloudEvents has none of that size.\n\
     * Types, versions and fields may be added at any time.";
 

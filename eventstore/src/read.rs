@@ -21,6 +21,10 @@ const EVENT: &str = "SELECT position, tenant_id, sequence, stream_id, stream_typ
 /// How far the clock of whoever names a moment may be ahead of the log's: so long that is waited for.
 const CLOCKS_APART: Duration = Duration::from_secs(1);
 
+/// How long after it an append of a moment can't be under way any more: PostgreSQL ends statements, and transactions that
+/// hang, after half of that.
+const LONG_SETTLED: Duration = Duration::from_secs(60);
+
 /// How much of a stream is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Until {
@@ -30,8 +34,6 @@ pub enum Until {
     Version(i64),
     /// Up to and with this sequence of the tenant.
     Sequence(i64),
-    /// What was recorded at this moment or before.
-    Time(DateTime<Utc>),
 }
 
 /// Which events of a tenant's history are wanted.
@@ -73,15 +75,14 @@ impl EventStore {
         until: Until,
         limit: i64,
     ) -> Result<Vec<RecordedEvent>, StoreError> {
-        let (version, sequence, time) = match until {
-            Until::End => (i64::MAX, i64::MAX, None),
-            Until::Version(version) => (version, i64::MAX, None),
-            Until::Sequence(sequence) => (i64::MAX, sequence, None),
-            Until::Time(time) => (i64::MAX, i64::MAX, Some(time)),
+        let (version, sequence) = match until {
+            Until::End => (i64::MAX, i64::MAX),
+            Until::Version(version) => (version, i64::MAX),
+            Until::Sequence(sequence) => (i64::MAX, sequence),
         };
         let sql = format!(
             "{EVENT} WHERE tenant_id = $1 AND stream_id = $2 AND version > $3 AND version <= $4 AND sequence <= $5
-             AND ($6::timestamptz IS NULL OR recorded_at <= $6) ORDER BY version LIMIT $7"
+             ORDER BY version LIMIT $6"
         );
         let mut tx = self.inner.tenants.begin(tenant).await?;
         let rows = sqlx::query(AssertSqlSafe(sql))
@@ -90,7 +91,6 @@ impl EventStore {
             .bind(after)
             .bind(version)
             .bind(sequence)
-            .bind(time)
             .bind(limit)
             .fetch_all(&mut *tx)
             .await?;
@@ -252,11 +252,7 @@ impl EventStore {
             let passed = sqlx::query_scalar::<_, DateTime<Utc>>(
                 "UPDATE log_head SET at = greatest(at, clock_timestamp()) WHERE at <= $1 RETURNING at",
             );
-            let passed = match passed.bind(time).fetch_optional(&self.inner.claiming).await {
-                // Where nothing can be written, nothing is under way.
-                Err(error) if is_read_only(&error) => None,
-                passed => passed?,
-            };
+            let passed = passed.bind(time).fetch_optional(&self.inner.claiming).await?;
             let Some(ahead) = passed.map(|at| time - at).filter(|ahead| *ahead >= TimeDelta::zero()) else {
                 return Ok(true);
             };
@@ -266,6 +262,14 @@ impl EventStore {
             }
             tokio::time::sleep(ahead).await;
         }
+    }
+
+    /// Whether the head is of a later time; or that time is so long ago that nothing of it can be under way any more, which
+    /// must do where nothing can be written.
+    async fn has_passed(&self, time: DateTime<Utc>) -> Result<bool, StoreError> {
+        let sql = "SELECT at > $1 OR clock_timestamp() > $1 + make_interval(secs => $2) FROM log_head";
+        let passed = sqlx::query_scalar(sql).bind(time).bind(LONG_SETTLED.as_secs_f64());
+        Ok(passed.fetch_one(&self.inner.reading).await?)
     }
 
     /// The version that a stream stands at; 0 where there is none.
@@ -280,10 +284,6 @@ impl EventStore {
         tx.commit().await?;
         Ok(version.unwrap_or_default())
     }
-}
-
-fn is_read_only(error: &sqlx::Error) -> bool {
-    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "25006")
 }
 
 fn event(row: &PgRow) -> Result<RecordedEvent, sqlx::Error> {

@@ -82,6 +82,8 @@ pub(crate) struct Inner {
     pub(crate) claiming: Bounded,
     pub(crate) reading: Bounded,
     pub(crate) tenants: TenantDb,
+    /// Whose turn it is to move the head's clock ([`EventStore::sequence_at`]).
+    pub(crate) asking_for_time: tokio::sync::Mutex<()>,
     pub(crate) tail: Tail,
     pub(crate) forks: Forks,
     pub(crate) followers: Followers,
@@ -147,6 +149,7 @@ impl EventStore {
                 claiming,
                 reading,
                 tenants,
+                asking_for_time: tokio::sync::Mutex::default(),
                 tail,
                 forks: Forks::default(),
                 followers,

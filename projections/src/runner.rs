@@ -251,10 +251,11 @@ impl Runner {
         Ok(())
     }
 
-    /// Waits for slots; while nobody does what was published, does it from the log. The fence keeps two from doing it twice.
+    /// Waits for slots; while nobody does what was published, or nothing is published though the log goes on, does it from the
+    /// log: Kafka gives no slots to anybody while it is away. The fence keeps two from doing it twice.
     async fn stand_by(&mut self, slots: &mut watch::Receiver<Slots>, topic: &str) -> Result<(), Failure> {
         let stop = self.stop.clone();
-        let mut neglected = Vec::new();
+        let (mut neglected, mut published) = (Vec::new(), None);
         loop {
             tokio::select! {
                 biased;
@@ -265,13 +266,22 @@ impl Runner {
                 },
                 () = tokio::time::sleep(STANDBY_LOOK) => {}
             }
-            let published = self.shared.store.relay_cursor(topic).await?.slots;
+            let cursor = self.shared.store.relay_cursor(topic).await?;
+            let stuck = published.replace(cursor.position) == Some(cursor.position)
+                && self.shared.store.tail().position() > cursor.position;
             self.begin(Slots::ALL).await?;
-            let behind: Vec<_> =
-                (0..).zip(published).filter(|(slot, last)| self.batches.checkpoints.covered(*slot) < *last).collect();
+            // Whoever does others' work lags like anybody; who has none does not.
+            self.report(if stuck { ProjectorState::CatchingUp } else { ProjectorState::Standby }, None);
+            let behind: Vec<_> = (0..)
+                .zip(cursor.slots)
+                .filter(|(slot, last)| self.batches.checkpoints.covered(*slot) < *last)
+                .collect();
             let still = behind.iter().any(|(slot, _)| neglected.iter().any(|(before, _)| before == slot));
-            if still {
-                tracing::info!(projector = self.projector.name(), "nobody keeps some slots: reading them from the log");
+            if still || stuck {
+                tracing::debug!(
+                    projector = self.projector.name(),
+                    "nobody keeps some slots: reading them from the log"
+                );
                 self.catch_up(0).await?;
                 self.settle().await?;
             }

@@ -9,9 +9,11 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
+use crate::broker::Broker;
 use crate::client::Client;
 use crate::house::{House, Lodging, Tenant};
 use crate::lodging::{dev_file, root};
+use crate::operations::verified;
 use crate::orders::order;
 use crate::processes::{Running, ready};
 use crate::restored::answered;
@@ -20,6 +22,7 @@ use crate::topic::{Published, Topic};
 
 tests![
     a_leader_that_is_killed_or_hangs_is_taken_over,
+    lists_go_on_while_kafka_is_away,
     a_topic_that_is_not_as_it_should_be_is_named_and_worked_with,
     a_topic_that_cannot_be_worked_with_is_named,
     any_cloud_events_client_reads_the_topic,
@@ -31,6 +34,44 @@ const TAKEN_OVER_WITHIN: Duration = Duration::from_secs(3);
 
 async fn relay(client: &Client) -> Value {
     client.get("!/health/ready").expect(200).await.body["checks"]["relay"].clone()
+}
+
+/// A member that Kafka does not hear of loses all that it was given; what is in the log must be read from there.
+async fn lists_go_on_while_kafka_is_away(_: &House) {
+    let (lodging, broker) = (Lodging::new().await, Broker::start().await);
+    let kafka = [("ANNALS_KAFKA_BROKERS", broker.address())];
+    let kafka = kafka.each_ref().map(|(name, value)| (*name, value.as_str()));
+    let running = Running::start(&lodging, "all", &kafka);
+    let tenant = lodging.tenant().await;
+    ready(&tenant).await;
+    let written = async |name: &str| {
+        let made = tenant.post("/customers", &json!({"external_id": name})).expect(201).await;
+        let list = answered(|| tenant.get("/customers?limit=1").after(&made)).await;
+        assert_eq!(list.data()[0]["id"], made.id(), "{}", list.text);
+        answered(|| tenant.get("/analytics/kpis").after(&made)).await;
+    };
+    written("with Kafka").await;
+    broker.kill();
+    let no_slots = async || {
+        let shown = tenant.get("!/health/ready").expect(200).await.body["checks"]["projectors"].clone();
+        shown.as_object().unwrap().values().all(|projector| projector["state"] != "live")
+    };
+    while !no_slots().await {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    for n in 0..3 {
+        written(&format!("without Kafka {n}")).await;
+    }
+    assert_eq!(running.end().await, 0);
+    let running = Running::start(&lodging, "all", &kafka);
+    tenant.until_answers().await;
+    written("begun without Kafka").await;
+    broker.up().await;
+    written("with Kafka again").await;
+    ready(&tenant).await;
+    verified(&lodging, "commerce_customers").await;
+    assert_eq!(running.end().await, 0);
+    lodging.leave().await;
 }
 
 /// The one of these relays that leads.

@@ -234,8 +234,8 @@ impl Reading {
         executor.vault().open_value(tenant.uuid(), &mut condition).await?;
         let condition = match condition {
             Value::String(text) => Some(Condition::compile(&text).map_err(|_| {
-                tracing::error!("the expression of a replay is none for this program");
-                Problem::unavailable()
+                // What is wrong may quote it, and so persons.
+                Problem::new(UNDECIDED, "`where` is none that this version takes. Ask for another replay.")
             })?),
             _ => None,
         };

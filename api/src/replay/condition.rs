@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use cel::common::ast::{Expr, IdedExpr, operators};
 use cel::extractors::This;
 use cel::objects::{Key, Map};
 use cel::{Context, ExecutionError, Program, Value};
@@ -17,6 +18,8 @@ use crate::audit::ShownEvent;
 
 /// The longest expression, in characters.
 pub const LONGEST: usize = 2_000;
+/// The most patterns that one may have: each takes memory of its own.
+const PATTERNS: usize = 8;
 /// How long the events of a chunk may be asked.
 const ASKED_WITHIN: Duration = Duration::from_secs(10);
 /// The most that one event may be asked, in nanoseconds by a rough guess: nobody can break an answer off.
@@ -26,12 +29,18 @@ const MOST_WORK: u128 = 10_000_000_000;
 pub struct Condition {
     /// As it was written.
     pub text: String,
-    program: Program,
+    /// What stands between its outermost `&&`: what says no spares those behind it.
+    conjuncts: Vec<Conjunct>,
     /// What of an event it looks at.
     used: BTreeSet<&'static str>,
     /// What `matches` asks for.
     patterns: Arc<HashMap<String, Regex>>,
-    /// How many parts it has, and how many of its macros are in one another at most.
+}
+
+struct Conjunct {
+    expression: IdedExpr,
+    /// How much it has to do for each element of what its macros go through, and how many of these are in one another at
+    /// most.
     size: (usize, usize),
 }
 
@@ -42,9 +51,17 @@ impl Condition {
             return Err(format!("must have at most {LONGEST} characters"));
         }
         let program = Program::compile(text).map_err(|errors| format!("is no expression of CEL: {errors}"))?;
-        let looks = Looks::through(program.expression())?;
-        let (used, patterns, size) = (looks.used, Arc::new(looks.patterns), (looks.parts, looks.deepest));
-        Ok(Self { text: text.to_owned(), program, used, patterns, size })
+        let (mut used, mut patterns, mut conjuncts) = (BTreeSet::new(), HashMap::new(), Vec::new());
+        for expression in split(program.expression()) {
+            let looks = Looks::through(expression)?;
+            conjuncts.push(Conjunct { expression: expression.clone(), size: (looks.parts, looks.deepest) });
+            used.extend(looks.used);
+            patterns.extend(looks.patterns);
+        }
+        if patterns.len() > PATTERNS {
+            return Err(format!("has more than {PATTERNS} patterns for `matches`"));
+        }
+        Ok(Self { text: text.to_owned(), conjuncts, used, patterns: Arc::new(patterns) })
     }
 
     /// Those of which it is true; an error at the first of which it is neither true nor false.
@@ -64,23 +81,10 @@ impl Condition {
         Ok(passing)
     }
 
-    /// Refuses an event that would take too long: each part of the expression may go over all that the event has, for each
-    /// element of each list that a macro goes through.
-    fn bear(&self, data: &Json) -> Result<(), String> {
-        let ((parts, deepest), (longest, size)) = (self.size, extent(data));
-        let times = (longest.max(1) as u128).saturating_pow(u32::try_from(deepest).unwrap_or(u32::MAX));
-        let work = times.saturating_mul(parts as u128).saturating_mul(100 + size as u128 / 8);
-        if work > MOST_WORK {
-            return Err(format!("it takes too long for an event with a list of {longest}; ask for less of it"));
-        }
-        Ok(())
-    }
-
     fn holds(&self, shown: &Shown, context: &Context<'_, '_>) -> Result<bool, String> {
         let mut scope = context.new_inner_scope();
         let event = ShownEvent::of(&shown.event, ());
         let data = if self.used.contains("data") { shown.value() } else { Json::Null };
-        self.bear(&data)?;
         for name in &self.used {
             let optional = |text: &Option<String>| text.as_deref().map_or(Value::Null, string);
             scope.add_variable_from_value(
@@ -100,11 +104,48 @@ impl Condition {
                 },
             );
         }
-        match self.program.execute(&scope) {
+        let extent = extent(&data);
+        let mut holds = Ok(true);
+        for conjunct in &self.conjuncts {
+            // What is false is so whatever stands beside it: so says the language.
+            match conjunct.holds(extent, &scope) {
+                Ok(true) => {}
+                Ok(false) => return Ok(false),
+                Err(what) => holds = holds.and(Err(what)),
+            }
+        }
+        holds
+    }
+}
+
+impl Conjunct {
+    fn holds(&self, extent: (usize, usize), scope: &Context<'_, '_>) -> Result<bool, String> {
+        self.bear(extent)?;
+        match Value::resolve(&self.expression, scope) {
             Ok(Value::Bool(holds)) => Ok(holds),
             Ok(other) => Err(format!("it gives a value of type {}, which is neither true nor false", other.type_of())),
             Err(error) => Err(error.to_string()),
         }
+    }
+
+    /// Refuses an event that would take too long: each part of the expression may go over all that the event has, for each
+    /// element of each list that a macro goes through.
+    fn bear(&self, (longest, size): (usize, usize)) -> Result<(), String> {
+        let (parts, deepest) = self.size;
+        let times = (longest.max(1) as u128).saturating_pow(u32::try_from(deepest).unwrap_or(u32::MAX));
+        let work = times.saturating_mul(parts as u128).saturating_mul(100 + size as u128 / 8);
+        if work > MOST_WORK {
+            return Err(format!("it takes too long for an event with a list of {longest}; ask for less of it"));
+        }
+        Ok(())
+    }
+}
+
+/// What stands between the outermost `&&` of an expression.
+fn split(expression: &IdedExpr) -> Vec<&IdedExpr> {
+    match &expression.expr {
+        Expr::Call(call) if call.func_name == operators::LOGICAL_AND => call.args.iter().flat_map(split).collect(),
+        _ => vec![expression],
     }
 }
 
@@ -261,6 +302,7 @@ mod tests {
             ("type.matches('(a')", "a pattern for `matches` that is none"),
             ("type.matches('\\\\pL{1000}')", "too large"),
             ("type.matches(actor)", "no text written there"),
+            (&(0..9).map(|n| format!("type.matches('{n}')")).collect::<Vec<_>>().join(" || "), "8 patterns"),
             ("occurred_at > timestamp('yesterday')", "`timestamp` of `yesterday`, which is none"),
             ("occurred_at - recorded_at > duration('soon')", "`duration` of `soon`, which is none"),
         ] {

@@ -31,8 +31,9 @@ const MACROS: usize = 2;
 /// How many sums there may be outside of macros: a sum of texts or lists is a copy of both.
 const SUMS: usize = 8;
 const TAKES: &str = "computes something in `map`, which takes only what is there (a field, or an element)";
-/// The largest automaton of a pattern, in bytes.
-const AUTOMATON: usize = 256 * 1024;
+/// The largest automaton of a pattern, and the largest of one that is fast, in bytes; and for how many parts each counts:
+/// for each character, a large one may look at all that it has.
+const AUTOMATA: [(usize, usize); 2] = [(4 * 1024, 10), (64 * 1024, 1_000)];
 
 /// What was found so far.
 pub(super) struct Looks<'e> {
@@ -40,7 +41,7 @@ pub(super) struct Looks<'e> {
     pub(super) used: BTreeSet<&'static str>,
     /// What `matches` asks for.
     pub(super) patterns: HashMap<String, Regex>,
-    /// How many parts the expression has, and how many of its macros are in one another at most.
+    /// How many parts the expression has, patterns for more than one, and how many of its macros are in one another at most.
     pub(super) parts: usize,
     pub(super) deepest: usize,
     /// The variables of the macros around (`all`, `exists`, `map`, …).
@@ -167,11 +168,16 @@ impl<'e> Looks<'e> {
         let Some(Expr::Literal(LiteralValue::String(pattern))) = call.args.last().map(|pattern| &pattern.expr) else {
             return Err("has `matches` with a pattern that is no text written there".to_owned());
         };
-        let made = RegexBuilder::new(pattern.inner()).size_limit(AUTOMATON).build();
-        let made = made.map_err(|error| match error {
-            regex::Error::CompiledTooBig(_) => "has a pattern for `matches` that is too large".to_owned(),
-            error => format!("has a pattern for `matches` that is none: {error}"),
-        })?;
+        let made = AUTOMATA.iter().find_map(|(most, parts)| {
+            let made = RegexBuilder::new(pattern.inner()).size_limit(*most).dfa_size_limit(*most * 4).build();
+            match made {
+                Err(regex::Error::CompiledTooBig(_)) => None,
+                made => Some((made, *parts)),
+            }
+        });
+        let (made, parts) = made.ok_or("has a pattern for `matches` that is too large")?;
+        let made = made.map_err(|error| format!("has a pattern for `matches` that is none: {error}"))?;
+        self.parts += parts;
         self.patterns.insert(pattern.inner().to_owned(), made);
         Ok(())
     }

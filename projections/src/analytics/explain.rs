@@ -2,9 +2,12 @@
 
 use chrono::{DateTime, NaiveDate, Utc};
 use domain::{Currency, CustomerId};
+use eventstore::TenantTx;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use sqlx::AssertSqlSafe;
+use sqlx::postgres::PgArguments;
+use sqlx::query::QueryAs;
+use sqlx::{AssertSqlSafe, Postgres};
 use uuid::Uuid;
 
 use super::mrr::movements_sql;
@@ -166,6 +169,18 @@ fn part(found: Found) -> Result<Part, ReadError> {
     })
 }
 
+/// A page of what a query finds, whose last two parameters are the page's.
+async fn explained(
+    mut tx: TenantTx,
+    sequence: i64,
+    found: QueryAs<'_, Postgres, Found, PgArguments>,
+    page: Page,
+) -> Result<Explanation, ReadError> {
+    let found = found.bind(page.after).bind(page.limit).fetch_all(&mut *tx).await?;
+    tx.commit().await?;
+    Ok(Explanation { sequence, parts: found.into_iter().map(part).collect::<Result<_, _>>()? })
+}
+
 impl ReadModels {
     /// What stands behind a cell of the revenue report ([`ReadModels::revenue`]) of the same range and standpoint.
     pub async fn explain_revenue(
@@ -177,9 +192,10 @@ impl ReadModels {
         page: Page,
     ) -> Result<Explanation, ReadError> {
         self.check_time_zone(&range.time_zone).await?;
-        let (mut tx, sequences) = self.stand(tenant, standpoint, revenue::READ).await?;
+        let (tx, sequences) = self.stand(tenant, standpoint, revenue::READ).await?;
         let sequence = sequences.into_iter().min().unwrap_or_default();
-        let found: Vec<Found> = sqlx::query_as(AssertSqlSafe(revenue_sql()))
+        let sql = revenue_sql();
+        let found = sqlx::query_as(AssertSqlSafe(sql))
             .bind(tenant)
             .bind(range.from)
             .bind(standpoint.before(range.to))
@@ -188,13 +204,8 @@ impl ReadModels {
             .bind(&range.time_zone)
             .bind(cell.period)
             .bind(range.interval.step())
-            .bind(cell.currency.to_string())
-            .bind(page.after)
-            .bind(page.limit)
-            .fetch_all(&mut *tx)
-            .await?;
-        tx.commit().await?;
-        Ok(Explanation { sequence, parts: found.into_iter().map(part).collect::<Result<_, _>>()? })
+            .bind(cell.currency.to_string());
+        explained(tx, sequence, found, page).await
     }
 
     /// What stands behind a cell of the cohort analysis ([`ReadModels::cohorts`]) of the same range and standpoint.
@@ -207,8 +218,9 @@ impl ReadModels {
         page: Page,
     ) -> Result<Explanation, ReadError> {
         self.check_time_zone(&range.time_zone).await?;
-        let (mut tx, [sequence]) = self.stand(tenant, standpoint, cohorts::READ).await?;
-        let found: Vec<Found> = sqlx::query_as(AssertSqlSafe(cohort_sql()))
+        let (tx, [sequence]) = self.stand(tenant, standpoint, cohorts::READ).await?;
+        let sql = cohort_sql();
+        let found = sqlx::query_as(AssertSqlSafe(sql))
             .bind(tenant)
             .bind(range.from)
             .bind(cohorts::end(range, standpoint))
@@ -217,12 +229,7 @@ impl ReadModels {
             .bind(&range.time_zone)
             .bind(cell.cohort)
             .bind(cell.offset)
-            .bind(range.interval.step())
-            .bind(page.after)
-            .bind(page.limit)
-            .fetch_all(&mut *tx)
-            .await?;
-        tx.commit().await?;
-        Ok(Explanation { sequence, parts: found.into_iter().map(part).collect::<Result<_, _>>()? })
+            .bind(range.interval.step());
+        explained(tx, sequence, found, page).await
     }
 }

@@ -184,8 +184,17 @@ impl Group {
         change(&mut held);
         let partitions: Vec<_> = held.iter().copied().collect();
         tracing::info!(?partitions, "the group has shared out its partitions");
-        self.slots.send_replace(Slots::of_partitions(&partitions, self.partitions));
+        give(&self.slots, Slots::of_partitions(&partitions, self.partitions));
     }
+}
+
+/// Tells of slots, where they are others than before: whoever hears of them breaks off what it does.
+fn give(slots: &watch::Sender<Slots>, now: Slots) {
+    slots.send_if_modified(|before| {
+        let changed = *before != now;
+        *before = now;
+        changed
+    });
 }
 
 fn numbers(list: &TopicPartitionList) -> Vec<i32> {
@@ -197,7 +206,7 @@ impl KafkaFeed {
     pub(crate) async fn run(self, store: EventStore, kafka: KafkaConfig, stop: CancellationToken) {
         loop {
             let ended = self.consume(&store, &kafka, &stop).await;
-            self.slots.send_replace(Slots::default());
+            give(&self.slots, Slots::default());
             let Err(failure) = ended else { break };
             tracing::warn!(error = chain(&*failure), "the feed from Kafka begins again");
             self.error.send_replace(Some(chain(&*failure)));

@@ -131,9 +131,12 @@ async fn run(store: EventStore, kafka: KafkaConfig, status: Arc<watch::Sender<Re
         tracing::warn!(error = chain(&failure), "the relay begins again from its cursor");
         metrics::counter!("annals_relay_failures_total").increment(1);
         status.send_modify(|status| status.error = Some(chain(&failure)));
-        if let Failure::TooLarge(bytes) = failure {
+        match failure {
             // Kafka takes less than its settings say, or does not tell them.
-            max_bytes = bytes / 2;
+            Failure::TooLarge(bytes) => max_bytes = bytes / 2,
+            // Its settings say something else now.
+            Failure::Topic | Failure::TopicChanged => max_bytes = cloud_event::MAX_BYTES,
+            _ => {}
         }
         if began.elapsed() > PAUSES.1 {
             pause = PAUSES.0;

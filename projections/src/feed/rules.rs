@@ -1,5 +1,5 @@
 //! What the relay and the projectors decide, without I/O: which message follows, what a message calls for, and what
-//! becomes of rows when the log went back. `feed/model.rs` drives all of it through everything that may go wrong.
+//! becomes of rows when the log went back. `feed/model` drives all of it through everything that may go wrong.
 
 use eventstore::{HighWater, Incarnations, RelayCursor};
 
