@@ -241,27 +241,28 @@ impl EventStore {
     /// Whether all that was recorded by a time is there to be read, waiting for what is just being committed: whoever reads
     /// the same moment twice must find the same. False where the log's clock has not come so far.
     async fn is_past(&self, time: DateTime<Utc>) -> Result<bool, StoreError> {
-        let passed =
-            sqlx::query_scalar("SELECT at > $1 FROM log_head").bind(time).fetch_one(&self.inner.reading).await?;
-        if passed {
+        if self.has_passed(time).await? {
             return Ok(true);
         }
         let end = Instant::now() + CLOCKS_APART;
-        loop {
+        // One at a time: what one finds out, those behind it know, and the claims' connections are for the claims.
+        let _turn = self.inner.asking_for_time.lock().await;
+        while !self.has_passed(time).await? {
             // Under the head's lock nothing is under way, and whatever takes it next is recorded no earlier than this.
-            let passed = sqlx::query_scalar::<_, DateTime<Utc>>(
+            let at: Option<DateTime<Utc>> = sqlx::query_scalar(
                 "UPDATE log_head SET at = greatest(at, clock_timestamp()) WHERE at <= $1 RETURNING at",
-            );
-            let passed = passed.bind(time).fetch_optional(&self.inner.claiming).await?;
-            let Some(ahead) = passed.map(|at| time - at).filter(|ahead| *ahead >= TimeDelta::zero()) else {
-                return Ok(true);
-            };
+            )
+            .bind(time)
+            .fetch_optional(&self.inner.claiming)
+            .await?;
+            let Some(ahead) = at.map(|at| time - at).filter(|ahead| *ahead >= TimeDelta::zero()) else { break };
             let ahead = ahead.to_std().unwrap_or_default() + Duration::from_millis(1);
             if Instant::now() + ahead > end {
                 return Ok(false);
             }
             tokio::time::sleep(ahead).await;
         }
+        Ok(true)
     }
 
     /// Whether the head is of a later time; or that time is so long ago that nothing of it can be under way any more, which
