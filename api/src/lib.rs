@@ -15,6 +15,7 @@ pub mod app;
 pub mod as_of;
 pub mod asyncapi;
 pub mod audit;
+pub mod batch_room;
 pub mod billing;
 pub mod call;
 pub mod cli;

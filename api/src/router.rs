@@ -169,6 +169,7 @@ async fn answer(
     // A test tenant has a time of its own.
     let now = if principal.for_tests { state.executor.now(principal.tenant).await? } else { now };
     *told = Some((principal.tenant, principal.actor));
+    state.batch_room.note(principal.tenant);
     principal.needs_one(&operation.scopes())?;
     let headers = Headers::of(&parts.headers)?;
     let mut names = path_parameters(operation, parts).await?.into_iter();

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::audit::{LIVE, REPLAYS, Streams};
+use crate::batch_room::BatchRoom;
 use crate::extract::auth::ApiKeys;
 use crate::health::Health;
 
@@ -42,6 +43,8 @@ pub struct State {
     pub requests: TaskTracker,
     /// What bounds them.
     pub room: Arc<Semaphore>,
+    /// What bounds the items of batches.
+    pub batch_room: BatchRoom,
     /// What bounds those that wait for the end of what takes long.
     pub waiting: Semaphore,
     /// The streams of events that are open.
@@ -84,6 +87,7 @@ impl State {
             health,
             requests,
             room,
+            batch_room: BatchRoom::default(),
             waiting,
             streams,
             replays,

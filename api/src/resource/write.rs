@@ -11,15 +11,13 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::{MAX_ITEMS, Resource, location, name_taken, receipt, refusal, shown_state};
+use crate::batch_room::ITEMS_AT_A_TIME;
 use crate::call::Call;
 use crate::extract::query::Nothing;
 use crate::intent::{Intent, resolve};
 use crate::operation::Answer;
 use crate::problem::Problem;
 use crate::strict;
-
-/// How many items of a batch are carried out at a time: enough to fill the writer's commits.
-const ITEMS_AT_A_TIME: usize = 256;
 
 /// Creates one; what was created, and the answer to that.
 pub async fn create<A: Resource, I: Intent<A>>(call: &Call) -> Result<(Receipt<A>, Answer), Problem> {
@@ -164,7 +162,7 @@ pub(super) async fn batch<A: Resource, I: Intent<A>>(call: &Call) -> Result<Answ
     let (first, again): (Vec<_>, Vec<_>) = intents
         .into_iter()
         .partition(|(_, intent)| intent.external_id().is_none_or(|name| names.insert(name.to_owned())));
-    create_all::<A, I>(call, first, &mut keys, &mut outcomes, ITEMS_AT_A_TIME).await;
+    create_all::<A, I>(call, first, &mut keys, &mut outcomes, ITEMS_AT_A_TIME as usize).await;
     create_all::<A, I>(call, again, &mut keys, &mut outcomes, 1).await;
     answer(call, outcomes)
 }
@@ -180,7 +178,10 @@ async fn create_all<A: Resource, I: Intent<A>>(
     let mut work: Vec<BoxFuture<'_, (usize, Item<A>)>> = Vec::with_capacity(intents.len());
     for (index, intent) in intents {
         let keyed = keys[index].take();
-        work.push(Box::pin(async move { (index, execute_new::<A, I>(call, intent, keyed).await) }));
+        work.push(Box::pin(async move {
+            let _room = call.state.batch_room.item(call.tenant()).await;
+            (index, execute_new::<A, I>(call, intent, keyed).await)
+        }));
     }
     let mut work = futures::stream::iter(work).buffered(at_a_time);
     while let Some((index, outcome)) = work.next().await {
