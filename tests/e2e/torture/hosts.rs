@@ -2,6 +2,7 @@
 //! no run is lost or stuck.
 
 use std::collections::{BTreeMap, HashMap};
+use std::process::Stdio;
 use std::time::Duration;
 
 use eventstore::EventFilter;
@@ -95,7 +96,8 @@ async fn strike(run: &Run, lodging: &Lodging, hosts: &mut [Running], random: &mu
     let pid = hosts[victim].pid();
     tokio::spawn(async move {
         tokio::time::sleep(STOPPED).await;
-        let _ = std::process::Command::new("kill").args(["-s", "CONT", &pid]).status();
+        // It may have been killed meanwhile.
+        let _ = std::process::Command::new("kill").args(["-s", "CONT", &pid]).stderr(Stdio::null()).status();
     });
 }
 
