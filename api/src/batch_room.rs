@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use domain::TenantId;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-/// How many items are carried out at a time in a process: twice as many import little faster, and their commits hold the head
-/// of the log, which all processes share, for twice as long.
+/// How many items are carried out at a time in a process: twice as many import little faster, and their commits hold
+/// the head of the log, which all processes share, for twice as long.
 pub const ITEMS_AT_A_TIME: u32 = 128;
-/// How many while others ask, too: few, at the price of the import's speed (docs/performance.md, "An import beside others").
+/// How many while others ask, too: few, at the price of the import's speed (docs/performance.md).
 const ITEMS_BESIDE_OTHERS: u32 = 8;
 /// How long after a request its tenant counts as one who asks.
 const RECENTLY: Duration = Duration::from_secs(1);
