@@ -28,16 +28,29 @@ postgres_as() {
 }
 
 # The place of the data. The server's user must be able to come to it, which it can't in /root or in a private home;
-# then the data goes to /var/lib, in a folder that bears this repository's name as a hash.
+# then the data goes to /var/lib, in a folder that bears this repository's name as a hash. The tests' data, which need not
+# outlive them, is in memory where there is plenty: a disk that stands still for seconds makes answers late, and tests fail.
 postgres_place() {
     local place="$INSTANCE_DIR/postgres" hash
+    hash=$(printf %s "$ROOT" | sha256sum | cut -c1-12)
+    if [[ $INSTANCE == test ]] && memory_is_plenty; then
+        printf %s "/dev/shm/annals-dev-$hash-$INSTANCE"
+        return
+    fi
     mkdir -p "$place"
     if is_root && ! runuser -u postgres -- test -x "$place" 2>/dev/null; then
-        hash=$(printf %s "$ROOT" | sha256sum | cut -c1-12)
         place="/var/lib/annals-dev-$hash/$INSTANCE"
         say "PostgreSQL can't run as root, and its user can't enter $INSTANCE_DIR: its data is in $place"
     fi
     printf %s "$place"
+}
+
+# Room for the tests' data and for all that runs beside it.
+memory_is_plenty() {
+    local available room
+    available=$(awk '$1 == "MemAvailable:" { print $2 }' /proc/meminfo 2>/dev/null) || return 1
+    room=$(df -k --output=avail /dev/shm 2>/dev/null | tail -n 1) || return 1
+    ((${available:-0} >= 12 * 1024 * 1024 && ${room:-0} >= 6 * 1024 * 1024))
 }
 
 postgres_running() {

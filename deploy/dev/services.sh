@@ -43,9 +43,18 @@ test_services_up() {
         test_data_remove
     fi
     services_begin
+    test_files_place
     # Other programs than ours read what we publish.
     with_lock venv-tests python_env venv-tests tests/requirements.txt
     services_await
+}
+
+# Where the tests' own files go, such as the logs of the processes that they start: beside the data, if that is in memory.
+test_files_place() {
+    [[ $DEV_POSTGRES_DIR == /dev/shm/* ]] || return 0
+    export TMPDIR="$DEV_POSTGRES_DIR/tmp"
+    mkdir -p "$TMPDIR"
+    chmod 1777 "$TMPDIR"
 }
 
 test_services_keep() {
@@ -59,5 +68,9 @@ test_services_keep() {
 
 test_data_remove() {
     rm -rf "$INSTANCE_DIR/keys" "$INSTANCE_DIR/keys-copy" "$KAFKA_DIR/data"
-    [[ -z $POSTGRES_DATA ]] || rm -rf "$POSTGRES_DATA"
+    [[ ${DEV_POSTGRES_DIR:-} ]] || return 0
+    # What the server said is worth a look when a test has failed.
+    [[ ! -e $DEV_POSTGRES_DIR/log ]] || mv "$DEV_POSTGRES_DIR/log" "$INSTANCE_DIR/postgres.log"
+    rm -rf "$DEV_POSTGRES_DIR"
+    unset DEV_POSTGRES_DIR
 }

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::process::Stdio;
+use std::sync::atomic::Ordering;
 use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use tokio::process::Child;
 use tokio::runtime::Runtime;
 
 use crate::canaries::found_in_log;
-use crate::client::Client;
+use crate::client::{Client, MAY_BE_UNAVAILABLE, UNAVAILABLE};
 pub(crate) use crate::lodging::{Lodging, Tenant, binary, connect};
 
 static HOUSE: OnceLock<Mutex<Option<&'static House>>> = OnceLock::new();
@@ -75,6 +76,7 @@ impl House {
     /// answer says no more than that something failed.
     pub(crate) fn close(failed: bool) {
         let Some(house) = HOUSE.get().and_then(|house| house.lock().ok()?.take()) else { return };
+        let unavailable = UNAVAILABLE.load(Ordering::Relaxed);
         let found = house.runtime.block_on(async {
             let app = house.app.lock().unwrap().take();
             if let Some(mut app) = app {
@@ -86,7 +88,7 @@ impl House {
             let log = std::fs::read_to_string(house.lodging.log_file()).unwrap();
             house.lodging.leave().await;
             assert!(log.contains("started") && log.contains("stopped"), "the log was written");
-            if failed {
+            if failed || unavailable > 0 {
                 log.lines()
                     .filter(|line| line.contains(r#""level":"ERROR""#))
                     .take(50)
@@ -94,6 +96,10 @@ impl House {
             }
             found_in_log(&log, &house.lodging.secrets())
         });
+        if unavailable > 0 {
+            eprintln!("{unavailable} reads were answered 503 and repeated");
+        }
+        assert!(unavailable <= MAY_BE_UNAVAILABLE, "the service was unavailable too often");
         assert!(found.is_empty(), "the log tells what it must not:\n{}", found.join("\n"));
     }
 
