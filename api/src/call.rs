@@ -7,7 +7,7 @@ use axum::http::{HeaderValue, header};
 use chrono::{DateTime, Utc};
 use commands::{CommandContext, Keyed};
 use domain::{Aggregate, Context, TenantId, TypedId};
-use eventstore::{Metadata, Standing, Token};
+use eventstore::{Metadata, Standing, Token, chain};
 use projections::{Behind, ReadError, ReadPoint};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -215,10 +215,15 @@ impl Call {
             }
             ReadError::UnknownColumn(_) | ReadError::Malformed(_) => Problem::internal(&error),
             ReadError::Database(_) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "the read models failed a request");
+                tracing::error!(error = chain(&error), "the read models failed a request");
                 Problem::unavailable()
             }
         }
+    }
+
+    /// Whether other tenants ask for something, too, here or of another process.
+    pub fn beside_others(&self) -> bool {
+        self.state.executor.store().callers().others_than(self.tenant().uuid())
     }
 
     /// Where the part before this one ended, from the caller's cursor.

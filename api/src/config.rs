@@ -9,8 +9,8 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use commands::egress::{Allowed, AllowedError};
 use commands::vault::{RootKey, RootKeyError};
-use eventstore::{Credentials, Role, WriteDsn};
-use projections::{KafkaConfig, chain};
+use eventstore::{Credentials, Role, WriteDsn, chain};
+use projections::KafkaConfig;
 use secrecy::{ExposeSecret, SecretString};
 use tracing_subscriber::EnvFilter;
 

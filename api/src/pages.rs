@@ -8,12 +8,13 @@ use axum::extract::Path;
 use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use axum::response::{IntoResponse, Redirect};
 use axum::routing::get;
+use eventstore::chain;
 use serde_json::{Value, json};
 
 use crate::problem::{Code, Problem, codes};
 use crate::router::OPERATIONS;
 use crate::state::State;
-use crate::{asyncapi, openapi};
+use crate::{asyncapi, openapi, telemetry};
 
 /// Scripts, styles and pictures from here alone. Swagger UI writes styles into its elements.
 const DOCS_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; \
@@ -25,7 +26,7 @@ pub fn router(state: &Arc<State>) -> Router {
     Router::new()
         .route("/health/live", get(async || json_page(StatusCode::OK, &json!({ "status": "live" }))))
         .route("/health/ready", get(async move || self::ready(&ready).await))
-        .route("/metrics", get(async move || text_page("text/plain; version=0.0.4", figures.metrics.render())))
+        .route("/metrics", get(async move || self::metrics(&figures)))
         .route("/openapi.json", get(async || text_page("application/json", openapi::document_text().to_owned())))
         .route("/asyncapi.json", get(async || text_page("application/json", asyncapi::document_text().to_owned())))
         .route("/schemas/events/{event_type}/{version}", get(async |Path((name, version))| schema(name, version)))
@@ -33,6 +34,11 @@ pub fn router(state: &Arc<State>) -> Router {
         .route("/docs/", get(async || docs("")))
         .route("/docs/{*file}", get(async |Path(file): Path<String>| docs(&file)))
         .route("/problems/{code}", get(problem))
+}
+
+fn metrics(state: &State) -> Response<Body> {
+    metrics::gauge!("annals_log_lines_lost").set(telemetry::lost_lines() as f64);
+    text_page("text/plain; version=0.0.4", state.metrics.render())
 }
 
 async fn ready(state: &State) -> Response<Body> {
@@ -115,7 +121,7 @@ fn docs(file: &str) -> Response<Body> {
         }
         Ok(None) => Problem::new(codes::NOT_FOUND, "There is no such file.").into_response(),
         Err(error) => {
-            tracing::error!(%error, "a page of the documentation failed");
+            tracing::error!(error = chain(&*error), "a page of the documentation failed");
             Problem::of(codes::INTERNAL).into_response()
         }
     }

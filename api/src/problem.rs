@@ -5,6 +5,7 @@ use std::fmt;
 use axum::body::Body;
 use axum::http::{HeaderValue, Response, StatusCode, header};
 use axum::response::IntoResponse;
+use eventstore::chain;
 use serde_json::{Map, Value, json};
 
 /// Declares problem codes and the table of them.
@@ -293,7 +294,7 @@ impl std::error::Error for Problem {}
 
 impl From<eventstore::StoreError> for Problem {
     fn from(error: eventstore::StoreError) -> Self {
-        tracing::error!(error = &error as &dyn std::error::Error, "the event store failed a request");
+        tracing::error!(error = chain(&error), "the event store failed a request");
         match error {
             eventstore::StoreError::Decode(domain::DecodeError::Unknown { name, schema_version }) => Self::new(
                 codes::UNAVAILABLE,
@@ -310,7 +311,7 @@ impl From<eventstore::StoreError> for Problem {
 
 impl From<commands::VaultError> for Problem {
     fn from(error: commands::VaultError) -> Self {
-        tracing::error!(error = &error as &dyn std::error::Error, "the vault failed a request");
+        tracing::error!(error = chain(&error), "the vault failed a request");
         Self::unavailable()
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use eventstore::chain;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -45,7 +46,7 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
             Ok((stream, permit)) => (Patient::new(stream, stop.clone()), permit),
             Err(error) => {
                 // Out of descriptors, most likely: those that are open will end.
-                tracing::warn!(%error, "a connection could not be taken");
+                tracing::warn!(error = chain(&error), "a connection could not be taken");
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             }
@@ -59,7 +60,7 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
         tokio::spawn(async move {
             let _permit = permit;
             if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection broke");
+                tracing::debug!(error = chain(&error), "a connection broke");
             }
         });
     }

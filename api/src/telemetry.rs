@@ -1,8 +1,9 @@
 //! Logs and figures. A line of log is JSON unless the operator wants to read it; neither ever holds personal data.
 
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -16,28 +17,51 @@ pub enum LogFormat {
     Text,
 }
 
-/// Writes logs to stderr from here on; a second call changes nothing. Panics become log lines too.
+/// Lines that may wait to be written.
+const WAITING_LINES: usize = 20_000;
+
+/// What writes the log, and how many lines it has lost.
+static WRITER: Mutex<Option<(WorkerGuard, ErrorCounter)>> = Mutex::new(None);
+
+/// Writes logs to stderr from here on, until [`end_logs`]; a second call changes nothing. Panics become log lines too. A
+/// thread of its own writes them: where stderr takes nothing (a full pipe, a disk that stands still), requests go on, and
+/// lines beyond those that may wait are lost and counted.
 pub fn start_logs(filter: &str, format: LogFormat) {
     let mut filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
     // It tells what stands in the certificate of whoever was called, which anybody may write.
     if let Ok(quiet) = "rustls_platform_verifier=off".parse() {
         filter = filter.add_directive(quiet);
     }
+    let writer = NonBlockingBuilder::default().buffered_lines_limit(WAITING_LINES).thread_name("log");
+    let (writer, guard) = writer.finish(std::io::stderr());
+    let lost = writer.error_counter();
     let registry = tracing_subscriber::registry().with(filter);
     let started = match format {
         LogFormat::Json => {
             let lines = tracing_subscriber::fmt::layer().json().flatten_event(true).with_span_list(false);
-            registry.with(lines.with_writer(std::io::stderr)).try_init()
+            registry.with(lines.with_writer(writer)).try_init()
         }
-        LogFormat::Text => registry.with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr)).try_init(),
+        LogFormat::Text => registry.with(tracing_subscriber::fmt::layer().with_writer(writer)).try_init(),
     };
     if started.is_ok() {
+        *WRITER.lock().unwrap_or_else(PoisonError::into_inner) = Some((guard, lost));
         std::panic::set_hook(Box::new(|panic| {
             // The message may hold a value; where it happened does not.
             let place = panic.location().map(ToString::to_string).unwrap_or_default();
             tracing::error!(place, "a task panicked");
         }));
     }
+}
+
+/// Waits a moment for the lines that are still to be written.
+pub fn end_logs() {
+    drop(WRITER.lock().unwrap_or_else(PoisonError::into_inner).take());
+}
+
+/// How many lines of log were lost because stderr took none.
+pub fn lost_lines() -> usize {
+    let writer = WRITER.lock().unwrap_or_else(PoisonError::into_inner);
+    writer.as_ref().map_or(0, |(_, lost)| lost.dropped_lines())
 }
 
 /// The bounds of the histograms of seconds.

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use domain::Context;
-use eventstore::{ApiKeyRow, Loaded, Metadata, TenantClock, Token};
+use eventstore::{ApiKeyRow, Loaded, Metadata, TenantClock, Token, chain};
 use uuid::Uuid;
 
 /// A command's circumstances, and what shall be stored in the same commit as its events.
@@ -151,7 +151,7 @@ pub enum ExecuteError<E> {
 
 impl<E> From<eventstore::StoreError> for ExecuteError<E> {
     fn from(error: eventstore::StoreError) -> Self {
-        tracing::error!(error = &error as &dyn std::error::Error, "the event store failed a command");
+        tracing::error!(error = chain(&error), "the event store failed a command");
         Self::Unavailable
     }
 }

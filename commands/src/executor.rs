@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use domain::{Aggregate, TenantId, TypedId};
-use eventstore::{EventStore, IdempotencyRecord, Loaded, StoreError, Until};
+use eventstore::{EventStore, IdempotencyRecord, Loaded, StoreError, Until, chain};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
@@ -142,7 +142,7 @@ pub(crate) fn vault_error<E>(error: VaultError) -> ExecuteError<E> {
     match error {
         VaultError::SubjectErased(_) => ExecuteError::SubjectErased,
         error => {
-            tracing::error!(error = &error as &dyn std::error::Error, "the vault failed a command");
+            tracing::error!(error = chain(&error), "the vault failed a command");
             ExecuteError::Unavailable
         }
     }

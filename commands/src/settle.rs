@@ -7,6 +7,7 @@ use domain::commerce::{Customer, CustomerCommand};
 use domain::privacy::{PrivacyRequest, PrivacyRequestCommand};
 use domain::process::{Outcome, Send};
 use domain::{Aggregate, CustomerId, TypedId};
+use eventstore::chain;
 
 use crate::context::{CommandContext, ExecuteError};
 use crate::executor::Executor;
@@ -51,7 +52,7 @@ impl Executor {
             Ok(_) => Ok(Outcome::Done),
             Err(ExecuteError::Rule(rule)) => Ok(Outcome::Refused { code: rule.to_string() }),
             Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, command = name, "a process's command waits");
+                tracing::warn!(error = chain(&error), command = name, "a process's command waits");
                 Err(Later)
             }
         }

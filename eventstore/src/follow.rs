@@ -10,6 +10,7 @@ use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
 use crate::bounded::Bounded;
+use crate::chain;
 use crate::incarnation::Incarnation;
 use crate::store::EventStore;
 use crate::tail::Tail;
@@ -158,7 +159,7 @@ impl Followers {
             match moved(&reading, after, until).await {
                 Ok(moved) => self.tell(life, until, &moved),
                 Err(error) => {
-                    tracing::warn!(%error, "those who follow a log can't be told what was appended yet");
+                    tracing::warn!(error = chain(&error), "those who follow a log can't be told what was appended yet");
                     tokio::time::sleep(PAUSE).await;
                 }
             }

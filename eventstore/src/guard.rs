@@ -11,6 +11,7 @@ use sqlx::{Connection, Executor, Postgres, Row};
 use tokio::sync::watch;
 use uuid::Uuid;
 
+use crate::chain;
 use crate::incarnation::{
     Evidence, HighWater, HighWaterMark, Incarnation, Incarnations, MarkError, Opening, Present, decide, first_epoch,
     life,
@@ -116,10 +117,7 @@ impl Guard {
         // Read before the log is: what comes to be known meanwhile proves nothing.
         let before = self.known().clone();
         let mark = self.read_mark().await.unwrap_or_else(|error| {
-            tracing::warn!(
-                error = &*error as &dyn std::error::Error,
-                "the high-water mark beside the keys can't be read"
-            );
+            tracing::warn!(error = chain(&*error), "the high-water mark beside the keys can't be read");
             None
         });
         let row = sqlx::query(sqlx::AssertSqlSafe(format!("SELECT position, epoch, {SERVER} FROM log_head")));
@@ -213,7 +211,7 @@ impl Guard {
         match raised {
             Ok(()) => Some(()),
             Err(error) => {
-                let error = &*error as &dyn std::error::Error;
+                let error = chain(&*error);
                 tracing::warn!(error, "the high-water mark beside the keys could not be raised");
                 None
             }

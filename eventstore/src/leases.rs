@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use crate::bounded::Bounded;
+use crate::chain;
 use crate::store::{EventStore, StoreError};
 
 /// How long a lease is good for, unless its task wants another.
@@ -48,7 +49,7 @@ impl Leadership {
         let given =
             sqlx::query("DELETE FROM leases WHERE task = $1 AND holder = $2").bind(&self.task).bind(self.holder);
         if let Err(error) = given.execute(&self.pool).await {
-            tracing::debug!(%error, task = self.task, "a lease runs out by itself");
+            tracing::debug!(error = chain(&error), task = self.task, "a lease runs out by itself");
         }
     }
 

@@ -6,6 +6,8 @@
 pub mod append;
 mod bounded;
 pub mod bytes;
+mod callers;
+mod chain;
 pub mod cqrs;
 pub mod event;
 pub mod fold;
@@ -38,6 +40,8 @@ mod writer;
 pub use append::{
     ApiKeyRow, Append, AppendError, Claim, ClaimKey, Committed, IdempotencyRecord, Release, StreamAppend, SubjectSlot,
 };
+pub use callers::Callers;
+pub use chain::chain;
 pub use event::{Fact, Metadata, NewEvent, RecordedEvent};
 pub use fold::Loaded;
 pub use follow::{Follower, Heard};

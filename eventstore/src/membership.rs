@@ -10,6 +10,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
 use crate::bounded::Bounded;
+use crate::callers::Callers;
+use crate::chain;
 use crate::store::StoreError;
 use crate::tail::Tail;
 
@@ -34,6 +36,7 @@ struct Row {
     /// With no more patience than a row is good for.
     pool: Bounded,
     tail: Tail,
+    callers: Callers,
     begun: Instant,
     /// Milliseconds after `begun` until which the row is surely good.
     good_until: AtomicI64,
@@ -48,6 +51,7 @@ impl Membership {
             roles: roles.to_owned(),
             pool: pool.patient(GOOD_FOR),
             tail,
+            callers: Callers::default(),
             begun: Instant::now(),
             good_until: AtomicI64::new(0),
             left: Mutex::new(false),
@@ -62,12 +66,17 @@ impl Membership {
             ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             while stop.run_until_cancelled(ticks.tick()).await.is_some() {
                 if let Err(error) = row.renew(seen).await {
-                    tracing::warn!(%error, "this process could not say that it is running");
+                    tracing::warn!(error = chain(&error), "this process could not say that it is running");
                 }
                 seen = row.tail.epoch();
             }
         });
         Ok(member)
+    }
+
+    /// Who asks the house for something.
+    pub(crate) fn callers(&self) -> &Callers {
+        &self.row.callers
     }
 
     pub(crate) fn holds(&self) -> bool {
@@ -119,19 +128,29 @@ impl Row {
         }
         let asked = self.begun.elapsed();
         sqlx::query(
-            "INSERT INTO running_processes (id, roles, epoch_seen, expires_at)
-             VALUES ($1, $2, $3, clock_timestamp() + make_interval(secs => $4))
-             ON CONFLICT (id) DO UPDATE SET epoch_seen = excluded.epoch_seen, expires_at = excluded.expires_at",
+            "INSERT INTO running_processes (id, roles, epoch_seen, expires_at, callers)
+             VALUES ($1, $2, $3, clock_timestamp() + make_interval(secs => $4), $5)
+             ON CONFLICT (id) DO UPDATE SET epoch_seen = excluded.epoch_seen, expires_at = excluded.expires_at,
+                callers = excluded.callers",
         )
         .bind(self.id)
         .bind(&self.roles)
         .bind(epoch)
         .bind(GOOD_FOR.as_secs_f64())
+        .bind(self.callers.recent())
         .execute(&self.pool)
         .await?;
         // A row that had run out let erasures go by: whoever opens from here on must know of them. In a statement of its
         // own, for the one above may have an older snapshot.
-        let epoch = sqlx::query_scalar("SELECT epoch FROM log_head").fetch_one(&self.pool).await?;
+        let (epoch, elsewhere) = sqlx::query_as(
+            "SELECT epoch, ARRAY(SELECT DISTINCT unnest(callers) FROM running_processes
+                WHERE id <> $1 AND expires_at > clock_timestamp())
+             FROM log_head",
+        )
+        .bind(self.id)
+        .fetch_one(&self.pool)
+        .await?;
+        self.callers.hear(elsewhere);
         if !self.tail.learn_epoch(epoch) {
             self.tail.look().await?;
         }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use crate::bounded::Bounded;
+use crate::chain;
 use crate::store::{EventStore, StoreError};
 
 /// How long a part is held without being renewed.
@@ -95,7 +96,7 @@ impl Share {
     pub async fn resign(self) {
         let given = sqlx::query("DELETE FROM leases WHERE starts_with(task, $1 || '/') AND holder = $2");
         if let Err(error) = given.bind(self.task).bind(self.holder).execute(&self.pool).await {
-            tracing::debug!(%error, task = self.task, "a share runs out by itself");
+            tracing::debug!(error = chain(&error), task = self.task, "a share runs out by itself");
         }
     }
 }

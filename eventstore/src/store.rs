@@ -10,6 +10,8 @@ use uuid::Uuid;
 
 use crate::append::{Append, AppendError, Committed};
 use crate::bounded::Bounded;
+use crate::callers::Callers;
+use crate::chain;
 use crate::follow::Followers;
 use crate::guard::{self, Guard, StartError};
 use crate::incarnation::{Evidence, HighWaterMark, Incarnations, MarkError};
@@ -129,7 +131,7 @@ impl EventStore {
         let by_index = [("statement_timeout", "30s"), ("enable_seqscan", "off")];
         let tenants = TenantDb::new(dsn.readers(&guard, Role::Api, config.readers, &by_index)?);
         if let Err(error) = turn_idempotency_days(&writing).await {
-            tracing::warn!(%error, "the idempotency tables of the next days could not be made yet");
+            tracing::warn!(error = chain(&error), "the idempotency tables of the next days could not be made yet");
         }
         let tail = Tail::start(guard.clone(), &reading, writing.clone(), config.poll);
         let membership = Membership::join(&writing, tail.clone(), &config.roles).await?;
@@ -208,6 +210,11 @@ impl EventStore {
         Ok(self.inner.tail.settle(evidence).await?)
     }
 
+    /// Who asks the house for something.
+    pub fn callers(&self) -> &Callers {
+        self.inner.membership.callers()
+    }
+
     /// False once this process could not renew its row: another may be destroying keys, so nothing may be opened.
     pub fn may_open(&self) -> bool {
         self.inner.membership.holds()
@@ -255,11 +262,14 @@ async fn keep_house(pool: Bounded, stop: CancellationToken) {
         next = HOUSEKEEPING.0;
         if let Err(error) = turn_idempotency_days(&pool).await {
             // Somebody reads a table that is to go, or all of them: they are left in peace, and asked again.
-            tracing::warn!(%error, "the idempotency tables of the next days could not be made yet");
+            tracing::warn!(error = chain(&error), "the idempotency tables of the next days could not be made yet");
             next = HOUSEKEEPING.1;
         }
         if let Err(error) = forget_settled_commands(&pool).await {
-            tracing::warn!(%error, "commands of processes that were settled long ago are still remembered");
+            tracing::warn!(
+                error = chain(&error),
+                "commands of processes that were settled long ago are still remembered"
+            );
             next = HOUSEKEEPING.1;
         }
     }

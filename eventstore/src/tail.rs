@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::bounded::Bounded;
+use crate::chain;
 use crate::guard::{Guard, Known};
 use crate::incarnation::{Evidence, Incarnation, Incarnations};
 
@@ -45,7 +46,7 @@ impl Tail {
             let (mut seen, mut moved, mut pause) = (tail_end(&eye), Instant::now(), poll);
             while stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
                 if let Err(error) = eye.look().await {
-                    tracing::debug!(%error, "the head can't be looked at");
+                    tracing::debug!(error = chain(&error), "the head can't be looked at");
                 }
                 // Also what this process appended itself is a sign that others may.
                 let end = tail_end(&eye);

@@ -13,6 +13,7 @@ use sqlx::{Connection, PgConnection};
 use tokio_util::task::TaskTracker;
 
 use crate::append::{Append, AppendError, Committed};
+use crate::chain;
 use crate::event::MAX_EVENT_BYTES;
 use crate::queue::{Batch, Job, MAX_BATCH_BYTES, MAX_BATCH_EVENTS, Pending, Queue};
 use crate::store::turn_idempotency_days;
@@ -98,7 +99,9 @@ async fn employ(pool: PgPool, tail: Tail, queue: Arc<Queue>) {
         let worker = Worker { link, tail: tail.clone(), queue: queue.clone() };
         match tokio::spawn(worker.run()).await {
             Ok(()) => break,
-            Err(error) => tracing::error!(%error, "a worker of the log's writer fell over; another one goes on"),
+            Err(error) => {
+                tracing::error!(error = chain(&error), "a worker of the log's writer fell over; another one goes on")
+            }
         }
     }
 }
@@ -180,7 +183,10 @@ impl Worker {
             Ok(None) => Outcome::Refused,
             Err(error) if is_data_error(&error) => Outcome::Refused,
             Err(error) => {
-                tracing::warn!(%error, "a batch failed, or nobody knows; its appends are submitted again");
+                tracing::warn!(
+                    error = chain(&error),
+                    "a batch failed, or nobody knows; its appends are submitted again"
+                );
                 self.link.lose();
                 Outcome::Lost
             }
@@ -220,7 +226,7 @@ impl Worker {
                     parts.extend([right, part]);
                 }
                 Err(error) => {
-                    tracing::warn!(%error, appends = part.len(), "appends could not be committed yet");
+                    tracing::warn!(error = chain(&error), appends = part.len(), "appends could not be committed yet");
                     self.link.lose();
                     if lacks_a_day(&error) && !self.make_days().await {
                         // Nothing of it was stored, and it may last: those without keys must not wait for it.
@@ -246,7 +252,7 @@ impl Worker {
         let made = async { turn_idempotency_days(&mut *self.link.get().await?).await };
         let made = in_time(made).await;
         if let Err(error) = &made {
-            tracing::warn!(%error, "the idempotency tables of today could not be made yet");
+            tracing::warn!(error = chain(&error), "the idempotency tables of today could not be made yet");
             self.link.lose();
         }
         made.is_ok()

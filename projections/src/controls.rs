@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use eventstore::chain;
 use sqlx::PgPool;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -12,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::documents::word;
-use crate::running::{Projections, ProjectorState, ProjectorStatus, chain};
+use crate::running::{Projections, ProjectorState, ProjectorStatus};
 
 /// How often the tables are read and written while there is news.
 const LOOK: Duration = Duration::from_secs(1);

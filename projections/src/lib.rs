@@ -36,7 +36,7 @@ pub use operator::{Operator, OperatorError, ParkedStream, ProjectorReport, Retri
 pub use projector::{ProjectError, Projector};
 pub use read_models::{Behind, ReadError, ReadModels, ReadPoint};
 pub use rows::{AuditEntry, AuditFilter, EventTypeCount};
-pub use running::{Projections, ProjectorState, ProjectorStatus, chain};
+pub use running::{Projections, ProjectorState, ProjectorStatus};
 pub use standpoint::Standpoint;
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use eventstore::{EventStore, Evidence, Incarnations};
+use eventstore::{EventStore, Evidence, Incarnations, chain};
 use futures::TryStreamExt;
 use sqlx::PgPool;
 use tokio::sync::{mpsc, watch};
@@ -21,7 +21,6 @@ use crate::failure::Failure;
 use crate::feed::log::{Slotted, size};
 use crate::generations::{self, Swap};
 use crate::projector::Projector;
-use crate::running::chain;
 
 /// How many parts the slots are divided into, each written by a task of its own.
 const LANES: i32 = 2;
@@ -226,7 +225,7 @@ impl Site {
         }
         let mut conn = self.pool.acquire().await?;
         if let Err(error) = generations::drop_retired(&*self.projector, &mut conn).await {
-            tracing::info!(projector = self.projector.name(), %error, "old rows are still being read");
+            tracing::info!(projector = self.projector.name(), error = chain(&error), "old rows are still being read");
         }
         leadership.resign().await;
         built.map(|_| ())

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use eventstore::{EventStore, Evidence, Incarnations};
+use eventstore::{EventStore, Evidence, Incarnations, chain};
 use sqlx::PgPool;
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
@@ -24,7 +24,7 @@ use crate::feed::rules::{self, Reaction};
 use crate::generations::{self, Purpose, prepare};
 use crate::pending::{BATCH, Pending};
 use crate::projector::Projector;
-use crate::running::{ProjectorState, ProjectorStatus, chain};
+use crate::running::{ProjectorState, ProjectorStatus};
 
 /// How often a process without slots looks whether anybody does the work, which nobody does until the group has given
 /// up a member that was killed.

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use eventstore::{EventStore, Role, WriteDsn};
+use eventstore::{EventStore, Role, WriteDsn, chain};
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -217,7 +217,7 @@ impl Crew {
         let mut share = self.shared.store.share("projections", PARTS);
         loop {
             if let Err(error) = share.renew().await {
-                tracing::warn!(%error, "can't ask for a share of the projectors' work");
+                tracing::warn!(error = chain(&error), "can't ask for a share of the projectors' work");
             }
             let held = Slots::of_partitions(share.held(), PARTS);
             let changed = slots.send_if_modified(|slots| std::mem::replace(slots, held) != held);
@@ -262,16 +262,4 @@ impl Crew {
         running.close();
         running
     }
-}
-
-/// An error with all that is behind it, in one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

@@ -13,6 +13,7 @@ tests![
     the_house_depends_in_one_direction,
     the_logs_tables_are_named_in_eventstore_alone,
     no_file_is_a_hall,
+    a_log_line_tells_the_whole_error,
     every_link_in_the_documents_leads_somewhere,
 ];
 
@@ -108,6 +109,14 @@ async fn no_file_is_a_hall(_: &House) {
     for (name, text) in sources() {
         let lines = text.lines().count();
         assert!(lines <= 500, "{name} has {lines} lines");
+    }
+}
+
+async fn a_log_line_tells_the_whole_error(_: &House) {
+    for (name, text) in sources() {
+        for alone in ["as &dyn std::error::Error", "%error,", "?error,"] {
+            assert!(!text.contains(alone), "{name}: `{alone}` leaves out what is behind the error; `chain` tells it");
+        }
     }
 }
 

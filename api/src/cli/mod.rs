@@ -14,9 +14,9 @@ use std::error::Error;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use ::projections::chain;
 use clap::{Parser, Subcommand};
 use domain::TenantId;
+use eventstore::chain;
 
 use crate::app::{App, RunningApp};
 use crate::config::{Config, Roles, SETTINGS};
@@ -197,6 +197,7 @@ pub fn run() -> ExitCode {
     });
     // A thread that computes can't be broken off, and nobody is left to hear what it finds.
     runtime.shutdown_timeout(LINGERS);
+    telemetry::end_logs();
     code
 }
 

@@ -4,6 +4,7 @@ use axum::http::Method;
 use chrono::{DateTime, Utc};
 use domain::names::{self, OPERATIONS_READ, OPERATIONS_WRITE};
 use domain::{AnyId, TenantId};
+use eventstore::chain;
 use projections::{OperatorError, ParkedStream, ProjectorReport, Retried};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
@@ -124,7 +125,7 @@ fn problem(error: OperatorError) -> Problem {
     match error {
         OperatorError::Unknown => Problem::not_found(),
         OperatorError::Database(_) => {
-            tracing::error!(error = &error as &dyn std::error::Error, "an operator was refused");
+            tracing::error!(error = chain(&error), "an operator was refused");
             Problem::unavailable()
         }
         OperatorError::Failed(_) => Problem::internal(&error),

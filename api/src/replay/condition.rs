@@ -8,6 +8,7 @@ use cel::common::ast::{Expr, IdedExpr, operators};
 use cel::extractors::This;
 use cel::objects::{Key, Map};
 use cel::{Context, ExecutionError, Program, Value};
+use eventstore::chain;
 use regex::Regex;
 use serde_json::Value as Json;
 
@@ -157,7 +158,7 @@ pub(super) fn context(patterns: &Arc<HashMap<String, Regex>>) -> Context<'static
         None => Err(ExecutionError::function_error("matches", "its pattern is not written there")),
     };
     if let Err(error) = context.add_function("matches", matches) {
-        tracing::error!(%error, "`matches` can't be called");
+        tracing::error!(error = chain(&error), "`matches` can't be called");
     }
     context
 }

@@ -19,7 +19,7 @@ pub use selection::{Personal, Selection, UnknownType, near, wanted};
 pub use sink::{Block, Place, Sink};
 
 use commands::VaultError;
-use eventstore::StoreError;
+use eventstore::{StoreError, chain};
 
 /// Why a replay ended before its end.
 #[derive(Debug, thiserror::Error)]
@@ -64,9 +64,9 @@ impl ReplayError {
     /// Tells the log what happened. What an expression, or a payload, has in it may be personal: that is left out.
     pub fn log(&self, what: &'static str) {
         match self {
-            Self::Store(error) => tracing::error!(error = error as &dyn std::error::Error, what),
-            Self::Vault(error) => tracing::error!(error = error as &dyn std::error::Error, what),
-            Self::Io(error) => tracing::error!(error = error as &dyn std::error::Error, what),
+            Self::Store(error) => tracing::error!(error = chain(error), what),
+            Self::Vault(error) => tracing::error!(error = chain(error), what),
+            Self::Io(error) => tracing::error!(error = chain(error), what),
             Self::Condition { sequence, .. } => tracing::warn!(sequence, reason = "undecided", what),
             Self::Event { sequence, .. } => tracing::error!(sequence, reason = "event", what),
             Self::Gone(sequence) => tracing::warn!(sequence, reason = "gone", what),

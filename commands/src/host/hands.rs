@@ -5,6 +5,7 @@ use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use eventstore::chain;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -72,7 +73,7 @@ pub(super) async fn beat(host: Arc<Host>, resting: CancellationToken) {
                 let hands = host.hands.held();
                 lost.iter().filter_map(|stream| hands.get(stream)).for_each(CancellationToken::cancel);
             }
-            Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "claims could not be renewed"),
+            Err(error) => tracing::warn!(error = chain(&error), "claims could not be renewed"),
         }
         // Whoever could not renew for that long has lost all of them.
         if renewed.elapsed() > CLAIM {

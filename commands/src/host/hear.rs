@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use domain::process::{ErasureProcess, Input, Process};
 use domain::{Event, TenantId};
-use eventstore::{Leadership, RecordedEvent};
+use eventstore::{Leadership, RecordedEvent, chain};
 
 use super::visit::step;
 use super::{Host, HostError, PAUSE, actor};
@@ -25,12 +25,12 @@ pub(super) async fn run(host: &Host) {
         match host.executor.store().lead(TASK).await {
             Ok(Some(mut leadership)) => {
                 if let Err(error) = lead(host, &mut leadership).await {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "the process host begins again");
+                    tracing::warn!(error = chain(&error), "the process host begins again");
                 }
                 leadership.resign().await;
             }
             Ok(None) => {}
-            Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "can't ask for the processes' lead"),
+            Err(error) => tracing::warn!(error = chain(&error), "can't ask for the processes' lead"),
         }
         host.stop.run_until_cancelled(tokio::time::sleep(PAUSE)).await;
     }
@@ -59,7 +59,7 @@ async fn lead(host: &Host, leadership: &mut Leadership) -> Result<(), HostError>
             match hear(host, heard).await {
                 Ok(position) => heard = position,
                 Err(error) => {
-                    tracing::error!(error = &error as &dyn std::error::Error, heard, "processes can't hear the log");
+                    tracing::error!(error = chain(&error), heard, "processes can't hear the log");
                     stop.run_until_cancelled(tokio::time::sleep(PAUSE)).await;
                 }
             }

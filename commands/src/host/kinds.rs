@@ -7,7 +7,7 @@ use std::time::Duration;
 use domain::billing::Subscription;
 use domain::process::ErasureProcess;
 use domain::{StreamType, names};
-use eventstore::DueWork;
+use eventstore::{DueWork, chain};
 use futures::future::BoxFuture;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -93,7 +93,7 @@ impl Visits {
             Ok((id, ())) => id,
             Err(error) => {
                 // Its claim runs out, and somebody looks again.
-                tracing::error!(%error, "a visit broke off");
+                tracing::error!(error = chain(&error), "a visit broke off");
                 error.id()
             }
         };
@@ -128,7 +128,7 @@ pub(super) async fn host(host: Arc<Host>, kind: &'static Kind) {
                     rest = next;
                     visits.begin(&host, kind, looked, due);
                 }
-                Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "what is due can't be claimed"),
+                Err(error) => tracing::warn!(error = chain(&error), "what is due can't be claimed"),
             }
         }
         loop {
@@ -182,6 +182,6 @@ async fn finish(host: &Host, kind: &Kind, mut visits: Visits) {
         return;
     }
     if let Err(error) = host.executor.store().release_work(host.id, &held).await {
-        tracing::debug!(error = &error as &dyn std::error::Error, "claims run out by themselves");
+        tracing::debug!(error = chain(&error), "claims run out by themselves");
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use domain::Aggregate;
 use domain::RunId;
 use domain::agents::{Agent, AttemptOutcome, FailureCode, Run, RunCommand, RunStatus};
-use eventstore::{Loaded, Until};
+use eventstore::{Loaded, Until, chain};
 use futures::future::BoxFuture;
 use serde_json::Value;
 use uuid::Uuid;
@@ -73,7 +73,7 @@ async fn ask(visit: &Visit, id: RunId, run: &Run) -> Result<AttemptOutcome, Host
         Ok(()) => {}
         // Waiting would not help: the attempt is spent, so that the run comes to an end.
         Err(error @ (VaultError::KeyMissing { .. } | VaultError::Seal(_))) => {
-            tracing::error!(error = &error as &dyn std::error::Error, run = %id, "what a run needs can't be opened");
+            tracing::error!(error = chain(&error), run = %id, "what a run needs can't be opened");
             return Ok(AttemptOutcome::failed(FailureCode::Unsendable, true));
         }
         Err(error) => return Err(error.into()),

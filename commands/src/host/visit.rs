@@ -7,7 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use domain::aggregate::is_at_once;
 use domain::process::{Input, Process};
 use domain::{Aggregate, Context, TenantId, Timed};
-use eventstore::{DueWork, bytes};
+use eventstore::{DueWork, bytes, chain};
 use futures::future::BoxFuture;
 use uuid::Uuid;
 
@@ -95,7 +95,7 @@ impl Visit {
             metrics::histogram!("annals_host_late_seconds", "kind" => kind.stream.name).record(late);
         }
         let next = (kind.attend)(&self).await.unwrap_or_else(|error| {
-            tracing::warn!(error = &error as &dyn std::error::Error, kind = kind.stream.name, "a stream waits");
+            tracing::warn!(error = chain(&error), kind = kind.stream.name, "a stream waits");
             Next::Later(LATER)
         });
         let outcome = match next {
@@ -111,7 +111,7 @@ impl Visit {
             Next::Later(pause) => store.postpone_work(&self.work, self.host.id, *pause).await,
         };
         if let Err(error) = told {
-            tracing::warn!(error = &error as &dyn std::error::Error, "a claim runs out by itself");
+            tracing::warn!(error = chain(&error), "a claim runs out by itself");
         }
         !matches!(next, Next::Later(_))
     }

@@ -1,5 +1,6 @@
 use domain::personal::{OPEN, Profile};
 use domain::{Personal, RetentionClass as Class};
+use futures::executor::block_on;
 use serde_json::json;
 
 use super::super::keystore::tests::Dirs;
@@ -37,7 +38,7 @@ async fn resolve(keys: &Keys, people: &[Uuid], rows: &HashMap<Uuid, SubjectRow>)
 fn open_value(resolved: &Resolved, value: &mut Value) -> Result<(), VaultError> {
     let mut places = Vec::new();
     walk::sealed_places(value, &mut places)?;
-    resolved.open(TENANT, places)
+    block_on(resolved.open(TENANT, places))
 }
 
 #[tokio::test]
@@ -95,7 +96,7 @@ async fn values_moved_into_a_state_open_there_but_not_for_another_tenant() {
     let mut foreign = event.clone();
     let mut places = Vec::new();
     walk::sealed_places(&mut foreign, &mut places).unwrap();
-    assert!(matches!(resolved.open(person(99), places), Err(VaultError::Seal(SealError::OtherTenant))));
+    assert!(matches!(block_on(resolved.open(person(99), places)), Err(VaultError::Seal(SealError::OtherTenant))));
 }
 
 #[tokio::test]

@@ -17,6 +17,7 @@
 use std::path::{Path, PathBuf};
 
 use domain::RetentionClass;
+use eventstore::chain;
 use subtle::ConstantTimeEq;
 use uuid::Uuid;
 
@@ -55,7 +56,7 @@ impl<T> Replica<T> {
             Ok(Some(bytes)) => Ok(decode(&bytes)?.map_or(Self::Damaged, Self::Whole)),
             Ok(None) => Ok(Self::Missing),
             Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "a file of the key store can't be read");
+                tracing::warn!(error = chain(&error), "a file of the key store can't be read");
                 Ok(Self::Refused(error))
             }
         }
@@ -164,7 +165,7 @@ impl KeyStore {
             Ok(newest)
         });
         healed.or_else(|error| {
-            tracing::warn!(error = &error as &dyn std::error::Error, %tenant, ring = %id, "a keyring could not be healed");
+            tracing::warn!(error = chain(&error), %tenant, ring = %id, "a keyring could not be healed");
             Ok(self.newest(tenant, id)?.0)
         })
     }

@@ -205,7 +205,7 @@ impl Vault {
             {
                 continue;
             }
-            resolved.open(tenant, places)?;
+            resolved.open(tenant, places).await?;
             // A process may have been stopped while it opened, and somebody erased meanwhile: then nothing is shown.
             return if self.life()? == life { Ok(()) } else { Err(VaultError::LeaseLost) };
         }

@@ -6,6 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
+use eventstore::chain;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
@@ -86,10 +87,9 @@ fn heal<T>(path: &Path, bytes: &[u8], found: &Replica<T>) {
     };
     match healed {
         Ok(()) => tracing::info!(path = %path.display(), "a copy of a tenant's key was written from the other"),
-        Err(error) => tracing::warn!(
-            error = &error as &dyn std::error::Error,
-            "a copy of a tenant's key could not be written from the other"
-        ),
+        Err(error) => {
+            tracing::warn!(error = chain(&error), "a copy of a tenant's key could not be written from the other")
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use eventstore::{EventStore, Evidence, StoreError};
+use eventstore::{EventStore, Evidence, StoreError, chain};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
@@ -22,7 +22,6 @@ use tokio_util::sync::CancellationToken;
 use super::topic::{self, partitions_of};
 use super::{Delivery, cloud_event};
 use crate::checkpoint::Slots;
-use crate::running::chain;
 
 /// The most messages of a delivery, and the bytes after which it is full.
 const DELIVERY: (usize, usize) = (256, 256 * 1024);
@@ -117,7 +116,7 @@ impl ClientContext for Watching {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(%error, reason, "librdkafka");
+        tracing::debug!(error = chain(&error), reason, "librdkafka");
     }
 }
 
@@ -260,7 +259,7 @@ impl KafkaFeed {
                 }
                 // librdkafka goes on trying by itself.
                 Err(error) => {
-                    tracing::debug!(%error, "nothing comes from Kafka");
+                    tracing::debug!(error = chain(&error), "nothing comes from Kafka");
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             }
@@ -304,7 +303,7 @@ impl KafkaFeed {
                 }
             }
             if let Err(error) = consumer.store_offset_from_message(&message) {
-                tracing::debug!(%error, "an offset was not stored");
+                tracing::debug!(error = chain(&error), "an offset was not stored");
             }
             let full = messages.len() >= DELIVERY.0 || bytes >= DELIVERY.1;
             next = if full { None } else { consumer.recv().now_or_never().and_then(Result::ok) };

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::TenantId;
-use eventstore::{EventStore, Leadership, RecordedEvent, StoreError};
+use eventstore::{EventStore, Leadership, RecordedEvent, StoreError, chain};
 use futures::stream::FuturesOrdered;
 use futures::{FutureExt, StreamExt};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -26,7 +26,6 @@ use super::kafka::{self, KafkaConfig, Watching};
 use super::log::size;
 use super::rules::{Beat, Course, Envelope};
 use super::topic::{self, Topic};
-use crate::running::chain;
 
 /// How many events are read from the log at a time.
 const READ: i64 = 256;

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use eventstore::bytes::SLOTS;
+use eventstore::chain;
 use futures::executor::block_on;
 use rdkafka::ClientContext;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
@@ -14,7 +15,6 @@ use tokio::time::Instant;
 
 use super::cloud_event::MAX_BYTES;
 use super::kafka::{Failure, KafkaConfig, PATIENCE, Watching};
-use crate::running::chain;
 
 /// The most bytes of a batch of messages that the topic takes as we make it.
 pub const MAX_BATCH: usize = 1024 * 1024;

@@ -1,6 +1,7 @@
 //! Whether the rows of a projector are what the log makes them: they are made once more, beside those that are read, and
 //! compared row by row.
 
+use eventstore::chain;
 use futures::TryStreamExt;
 use serde::Serialize;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
@@ -57,7 +58,7 @@ impl Operator {
         let mut conn = self.pool.acquire().await?;
         generations::retire(projector.name(), generation, &mut conn).await?;
         if let Err(error) = generations::drop_retired(&*projector, &mut conn).await {
-            tracing::info!(projector = name, %error, "the rows of the comparison go with the next one");
+            tracing::info!(projector = name, error = chain(&error), "the rows of the comparison go with the next one");
         }
         let tables = compared?;
         let ok = tables.iter().all(|table| table.differing == 0);
