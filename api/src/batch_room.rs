@@ -1,9 +1,9 @@
 //! Room for the items of batches: whoever is alone has all of it, and little while others ask for something, too. An import
 //! is in no hurry, and each of its items that is under way is one that others wait for: at the log's head, and for a core.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
 
 /// How many items are carried out at a time in a process: twice as many import little faster, and their commits hold
 /// the head of the log, which all processes share, for twice as long.
@@ -15,20 +15,27 @@ const ITEMS_BESIDE_OTHERS: [(Duration, u32); 3] =
 
 /// See the module.
 #[derive(Debug)]
-pub struct BatchRoom(Semaphore);
+pub struct BatchRoom {
+    room: Semaphore,
+    /// Who has it waits for room; the others wait for it. So what an item takes is decided when its turn has come.
+    turn: Mutex<()>,
+}
 
 impl Default for BatchRoom {
     fn default() -> Self {
-        Self(Semaphore::new(ITEMS_AT_A_TIME as usize))
+        Self { room: Semaphore::new(ITEMS_AT_A_TIME as usize), turn: Mutex::default() }
     }
 }
 
 impl BatchRoom {
-    /// Waits for room for an item of a batch that is so old, beside others or not; none only where there will never be any again.
-    pub async fn item(&self, beside_others: bool, age: Duration) -> Option<SemaphorePermit<'_>> {
+    /// Waits for room for an item of a batch that began then, beside others or not; none only where there will never be any
+    /// again.
+    pub async fn item(&self, beside_others: impl Fn() -> bool, begun: Instant) -> Option<SemaphorePermit<'_>> {
+        let _turn = self.turn.lock().await;
+        let (beside_others, age) = (beside_others(), begun.elapsed());
         let beside = ITEMS_BESIDE_OTHERS.iter().find(|(until, _)| beside_others && age < *until);
         let weight = beside.map_or(1, |(_, items)| ITEMS_AT_A_TIME / items);
-        self.0.acquire_many(weight).await.ok()
+        self.room.acquire_many(weight).await.ok()
     }
 }
 
@@ -39,15 +46,15 @@ mod tests {
     #[tokio::test]
     async fn who_is_alone_has_all_room_and_little_beside_others_until_time_is_short() {
         let room = BatchRoom::default();
-        let free = || room.0.available_permits();
-        let seconds = Duration::from_secs;
-        let item = room.item(false, seconds(0)).await.unwrap();
+        let free = || room.room.available_permits();
+        let before = |seconds| Instant::now() - Duration::from_secs(seconds);
+        let item = room.item(|| false, before(0)).await.unwrap();
         assert_eq!(free(), 127);
         drop(item);
-        let items = [room.item(true, seconds(0)).await.unwrap(), room.item(true, seconds(2)).await.unwrap()];
+        let items = [room.item(|| true, before(0)).await.unwrap(), room.item(|| true, before(2)).await.unwrap()];
         assert_eq!(free(), 128 - 2 * 42);
         drop(items);
-        let items = [room.item(true, seconds(3)).await.unwrap(), room.item(true, seconds(20)).await.unwrap()];
+        let items = [room.item(|| true, before(3)).await.unwrap(), room.item(|| true, before(20)).await.unwrap()];
         assert_eq!(free(), 128 - 16 - 4);
         drop(items);
         assert_eq!(free(), 128);

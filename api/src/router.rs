@@ -109,7 +109,11 @@ async fn run(operation: &'static Operation, state: Arc<State>, request: Request)
     let mut response = match tokio::time::timeout(ENDS_WITHIN, work).await {
         Ok(Ok(Ok((response, None)))) => return response,
         Ok(Ok(Ok((response, Some(later))))) => return wait(&state, response, later).await,
-        Ok(Err(error)) => Problem::internal(&error).into_response(),
+        Ok(Err(error)) => {
+            // A panic's message may hold a value; the line of the panic says where it was.
+            tracing::error!(panicked = error.is_panic(), "a request broke off");
+            Problem::of(codes::INTERNAL).into_response()
+        }
         Err(_) | Ok(Ok(Err(_))) => {
             let detail = "The request took too long, and its outcome is unknown. Repeat it; with the same \
                 `Idempotency-Key` that is always safe.";

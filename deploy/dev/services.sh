@@ -53,6 +53,7 @@ test_services_up() {
 test_files_place() {
     [[ $DEV_POSTGRES_DIR == /dev/shm/* ]] || return 0
     export TMPDIR="$DEV_POSTGRES_DIR/tmp"
+    rm -rf "$TMPDIR"
     mkdir -p "$TMPDIR"
     chmod 1777 "$TMPDIR"
 }
@@ -70,7 +71,7 @@ test_data_remove() {
     rm -rf "$INSTANCE_DIR/keys" "$INSTANCE_DIR/keys-copy" "$KAFKA_DIR/data"
     [[ ${DEV_POSTGRES_DIR:-} ]] || return 0
     # What the server said is worth a look when a test has failed.
-    [[ ! -e $DEV_POSTGRES_DIR/log ]] || mv "$DEV_POSTGRES_DIR/log" "$INSTANCE_DIR/postgres.log"
+    [[ ! -e $DEV_POSTGRES_DIR/log ]] || mv "$DEV_POSTGRES_DIR/log" "$INSTANCE_DIR/postgres.log" || true
     rm -rf "$DEV_POSTGRES_DIR"
     unset DEV_POSTGRES_DIR
 }

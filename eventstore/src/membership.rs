@@ -67,6 +67,8 @@ impl Membership {
             while stop.run_until_cancelled(ticks.tick()).await.is_some() {
                 if let Err(error) = row.renew(seen).await {
                     tracing::warn!(error = chain(&error), "this process could not say that it is running");
+                    // What was heard of the others is old.
+                    row.callers.hear(Vec::new());
                 }
                 seen = row.tail.epoch();
             }

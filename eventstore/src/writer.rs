@@ -100,7 +100,9 @@ async fn employ(pool: PgPool, tail: Tail, queue: Arc<Queue>) {
         match tokio::spawn(worker.run()).await {
             Ok(()) => break,
             Err(error) => {
-                tracing::error!(error = chain(&error), "a worker of the log's writer fell over; another one goes on")
+                // A panic's message may hold a value.
+                let panicked = error.is_panic();
+                tracing::error!(panicked, "a worker of the log's writer fell over; another one goes on")
             }
         }
     }

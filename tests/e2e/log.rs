@@ -32,6 +32,7 @@ tests![
     another_tenants_rows_are_not_there,
     long_reads_are_streams_in_order_and_end_where_they_are_told,
     a_moment_that_was_read_stays_as_it_was,
+    processes_hear_who_asks_the_others,
 ];
 
 /// What fits the schema: the house that the tests share reads it, too.
@@ -416,5 +417,31 @@ async fn a_moment_that_was_read_stays_as_it_was(house: &House) {
     }
     let tomorrow = commands::clock::now() + TimeDelta::days(1);
     assert_eq!(store.sequence_at(tenant, tomorrow).await.unwrap(), None, "nobody knows yet");
+    lodging.leave().await;
+}
+
+/// On a log of its own: who else asks the house that the tests share, nobody knows.
+async fn processes_hear_who_asks_the_others(_: &House) {
+    let lodging = Lodging::new().await;
+    let (one, other) = (lodging.store(), crate::house::connect(&lodging.dsn).await);
+    let (importer, caller) = (new_id(), new_id());
+    one.callers().note(importer);
+    assert!(!one.callers().others_than(importer) && !other.callers().others_than(importer));
+    let until = async |heard: bool, asks: bool| {
+        let heard = async || {
+            while other.callers().others_than(importer) != heard {
+                if asks {
+                    one.callers().note(caller);
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(20), heard()).await.expect("it is heard");
+    };
+    until(true, true).await;
+    one.callers().note(caller);
+    assert!(one.callers().others_than(importer), "and known where it was asked");
+    until(false, false).await;
+    other.close().await;
     lodging.leave().await;
 }

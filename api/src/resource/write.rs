@@ -148,6 +148,7 @@ type Item<A> = Result<Receipt<A>, Problem>;
 
 /// Creates many; one bad item harms no other.
 pub(super) async fn batch<A: Resource, I: Intent<A>>(call: &Call) -> Result<Answer, Problem> {
+    let begun = Instant::now();
     let items = items(call.body.clone())?;
     let mut outcomes: Vec<Option<Item<A>>> = items.iter().map(|_| None).collect();
     let mut keys = Vec::with_capacity(items.len());
@@ -166,24 +167,23 @@ pub(super) async fn batch<A: Resource, I: Intent<A>>(call: &Call) -> Result<Answ
     let (first, again): (Vec<_>, Vec<_>) = intents
         .into_iter()
         .partition(|(_, intent)| intent.external_id().is_none_or(|name| names.insert(name.to_owned())));
-    create_all::<A, I>(call, first, &mut keys, &mut outcomes, ITEMS_AT_A_TIME as usize).await;
-    create_all::<A, I>(call, again, &mut keys, &mut outcomes, 1).await;
+    create_all::<A, I>(call, first, &mut keys, &mut outcomes, (begun, ITEMS_AT_A_TIME as usize)).await;
+    create_all::<A, I>(call, again, &mut keys, &mut outcomes, (begun, 1)).await;
     answer(call, outcomes).await
 }
 
-/// Creates these items, so many at a time.
+/// Creates these items of a batch that began then, so many at a time.
 async fn create_all<A: Resource, I: Intent<A>>(
     call: &Call,
     intents: Vec<(usize, I)>,
     keys: &mut [Option<commands::Keyed>],
     outcomes: &mut [Option<Item<A>>],
-    at_a_time: usize,
+    (begun, at_a_time): (Instant, usize),
 ) {
-    let begun = Instant::now();
     let work = intents.into_iter().map(|(index, intent)| -> BoxFuture<'_, (usize, Item<A>)> {
         let keyed = keys[index].take();
         Box::pin(async move {
-            let _room = call.state.batch_room.item(call.beside_others(), begun.elapsed()).await;
+            let _room = call.state.batch_room.item(|| call.beside_others(), begun).await;
             (index, execute_new::<A, I>(call, intent, keyed).await)
         })
     });

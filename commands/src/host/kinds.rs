@@ -92,8 +92,8 @@ impl Visits {
         let id = match ended {
             Ok((id, ())) => id,
             Err(error) => {
-                // Its claim runs out, and somebody looks again.
-                tracing::error!(error = chain(&error), "a visit broke off");
+                // Its claim runs out, and somebody looks again. A panic's message may hold a value.
+                tracing::error!(panicked = error.is_panic(), "a visit broke off");
                 error.id()
             }
         };

@@ -1,6 +1,5 @@
 use domain::personal::{OPEN, Profile};
 use domain::{Personal, RetentionClass as Class};
-use futures::executor::block_on;
 use serde_json::json;
 
 use super::super::keystore::tests::Dirs;
@@ -35,10 +34,10 @@ async fn resolve(keys: &Keys, people: &[Uuid], rows: &HashMap<Uuid, SubjectRow>)
     keys.resolve(TENANT, known.collect(), life).await.unwrap()
 }
 
-fn open_value(resolved: &Resolved, value: &mut Value) -> Result<(), VaultError> {
+async fn open_value(resolved: &Resolved, value: &mut Value) -> Result<(), VaultError> {
     let mut places = Vec::new();
     walk::sealed_places(value, &mut places)?;
-    block_on(resolved.open(TENANT, places))
+    resolved.open(TENANT, places).await
 }
 
 #[tokio::test]
@@ -66,14 +65,14 @@ async fn what_one_process_seals_another_opens_until_the_person_is_erased() {
     let reader = process(&dirs);
     let opened = json!({ "name": "Ada", "friends": [{ "age": 1.5 }, { "none": null }], "amount": 3 });
     let mut value: Value = serde_json::from_str(&text).unwrap();
-    open_value(&resolve(&reader, &[ada, bob], &rows).await, &mut value).unwrap();
+    open_value(&resolve(&reader, &[ada, bob], &rows).await, &mut value).await.unwrap();
     assert_eq!(value, opened);
 
     rows.insert(ada, row(Subject::Erased));
     let reader = process(&dirs);
     let resolved = resolve(&reader, &[ada, bob], &rows).await;
     let mut value: Value = serde_json::from_str(&text).unwrap();
-    open_value(&resolved, &mut value).unwrap();
+    open_value(&resolved, &mut value).await.unwrap();
     assert_eq!(value, json!({ "name": null, "friends": [{ "age": 1.5 }, { "none": null }], "amount": 3 }));
     let refused = resolved.seal(TENANT, EVENT, &payload, &places);
     assert!(matches!(refused, Err(VaultError::SubjectErased(who)) if who == ada));
@@ -90,13 +89,13 @@ async fn values_moved_into_a_state_open_there_but_not_for_another_tenant() {
     let text = resolved.seal(TENANT, EVENT, &payload, &walk::open_places(&payload).unwrap()).unwrap();
     let event: Value = serde_json::from_str(&text).unwrap();
     let mut state = json!({ "elsewhere": [event["a"]["b"]] });
-    open_value(&resolved, &mut state).unwrap();
+    open_value(&resolved, &mut state).await.unwrap();
     assert_eq!(state, json!({ "elsewhere": [{ "$sealed": "AQ" }] }), "what was inside is not opened again");
 
     let mut foreign = event.clone();
     let mut places = Vec::new();
     walk::sealed_places(&mut foreign, &mut places).unwrap();
-    assert!(matches!(block_on(resolved.open(person(99), places)), Err(VaultError::Seal(SealError::OtherTenant))));
+    assert!(matches!(resolved.open(person(99), places).await, Err(VaultError::Seal(SealError::OtherTenant))));
 }
 
 #[tokio::test]
@@ -178,7 +177,7 @@ async fn a_key_that_is_lost_without_a_tombstone_is_missing_and_one_that_was_dest
         "what is lost is told first"
     );
     let mut value: Value = serde_json::from_str(&text).unwrap();
-    open_value(&resolved, &mut value).unwrap();
+    open_value(&resolved, &mut value).await.unwrap();
     assert_eq!(value, json!({ "name": null }));
     let refused = resolved.seal(TENANT, EVENT, &payload, &places);
     assert!(matches!(refused, Err(VaultError::SubjectErased(subject)) if subject == ada));
@@ -190,5 +189,7 @@ async fn a_key_that_is_lost_without_a_tombstone_is_missing_and_one_that_was_dest
     let resolved = resolve(&process(&dirs), &[ada], &rows).await;
     assert_eq!(resolved.missing([(ada, Class::Profile)].into_iter()), missing(ada, Class::Profile, false));
     let mut value: Value = serde_json::from_str(&text).unwrap();
-    assert!(matches!(open_value(&resolved, &mut value), Err(VaultError::KeyMissing { subject, .. }) if subject == ada));
+    assert!(
+        matches!(open_value(&resolved, &mut value).await, Err(VaultError::KeyMissing { subject, .. }) if subject == ada)
+    );
 }
