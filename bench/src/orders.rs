@@ -1,5 +1,5 @@
 //! Orders, by clients that place one after the other (closed loop), or at a fixed rate whatever the answers take (open loop);
-//! of every tenth it is also waited for until a list shows it.
+//! of every tenth, or as is asked for, it is also waited for until a list shows it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +21,9 @@ pub struct Orders {
     /// Name the customer by our id, not by its own.
     #[arg(long)]
     by_id: bool,
+    /// Wait for every so manieth until a list shows it; 0 for none.
+    #[arg(long, default_value_t = 10)]
+    list_every: usize,
     /// How long, after a warm-up of a tenth of it.
     #[arg(long, default_value_t = 20)]
     seconds: u64,
@@ -42,13 +45,15 @@ impl Orders {
         let end = warm + Duration::from_secs(self.seconds);
         let order = Arc::new(order(&customer));
         let (loaded, how) = match self.rate {
-            Some(rate) => (open(&user, &order, rate, warm, end).await, format!("{rate} a second asked for")),
-            None => (closed(&user, &order, self.clients, warm, end).await, format!("{} clients", self.clients)),
+            Some(rate) => (open(&user, &order, (rate, self.list_every), warm, end).await, format!("{rate} a second asked for")),
+            None => (closed(&user, &order, (self.clients, self.list_every), warm, end).await, format!("{} clients", self.clients)),
         };
         let rate = loaded.commands.len() as f64 / self.seconds as f64;
         println!("{how}, {} s: {rate:.0} orders/s", self.seconds);
         report("POST /orders", loaded.commands);
-        report("POST /orders to visible in GET /orders", loaded.visible);
+        if self.list_every > 0 {
+            report("POST /orders to visible in GET /orders", loaded.visible);
+        }
     }
 }
 
@@ -59,17 +64,17 @@ fn order(customer: &str) -> Value {
     })
 }
 
-async fn closed(user: &User, order: &Arc<Value>, clients: usize, warm: Instant, end: Instant) -> Measured {
+async fn closed(user: &User, order: &Arc<Value>, (clients, every): (usize, usize), warm: Instant, end: Instant) -> Measured {
     let client = |_| {
         let (user, order) = (user.clone(), order.clone());
         async move {
             let mut measured = Measured::default();
-            for n in 0.. {
+            for n in 0_usize.. {
                 let begun = Instant::now();
                 if begun > end {
                     break;
                 }
-                let (command, visible) = place(&user, &order, begun, n % 10 == 0).await;
+                let (command, visible) = place(&user, &order, begun, listed(n, every)).await;
                 if begun > warm {
                     measured.commands.push(command);
                     measured.visible.extend(visible);
@@ -86,7 +91,7 @@ async fn closed(user: &User, order: &Arc<Value>, clients: usize, warm: Instant, 
     })
 }
 
-async fn open(user: &User, order: &Arc<Value>, rate: u32, warm: Instant, end: Instant) -> Measured {
+async fn open(user: &User, order: &Arc<Value>, (rate, every): (u32, usize), warm: Instant, end: Instant) -> Measured {
     let mut under_way = JoinSet::new();
     let first = Instant::now();
     for n in 0.. {
@@ -96,7 +101,7 @@ async fn open(user: &User, order: &Arc<Value>, rate: u32, warm: Instant, end: In
         }
         tokio::time::sleep_until(due).await;
         let (user, order) = (user.clone(), order.clone());
-        under_way.spawn(async move { (due, place(&user, &order, due, n % 10 == 0).await) });
+        under_way.spawn(async move { (due, place(&user, &order, due, listed(n as usize, every)).await) });
     }
     let mut measured = Measured::default();
     for (due, (command, visible)) in under_way.join_all().await {
@@ -106,6 +111,10 @@ async fn open(user: &User, order: &Arc<Value>, rate: u32, warm: Instant, end: In
         }
     }
     measured
+}
+
+fn listed(number: usize, every: usize) -> bool {
+    every > 0 && number.is_multiple_of(every)
 }
 
 /// Places an order, and perhaps reads a list that shows it; gives how long each took since `begun`.

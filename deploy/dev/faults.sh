@@ -52,6 +52,9 @@ faults_tree() {
         mkdir -p "$FAULTS/tree/$(dirname "$file")"
         cp "$file" "$FAULTS/tree/$file"
     done < <(git ls-files -z --cached --others --exclude-standard)
+    # What a patch has added.
+    comm -z -13 <(git ls-files -z --cached --others --exclude-standard | sort -z) \
+        <(find "$FAULTS/tree" -type f -printf '%P\0' | sort -z) | (cd "$FAULTS/tree" && xargs -0 -r rm -f --)
 }
 
 faults_cargo() {

@@ -37,6 +37,20 @@ cmd_torture() {
     instance_lock
     test_services_up
     mkdir -p "$STATE/torture"
+    torture_next "$only"
     run_child env DEV_CALL="$CALL_ID" TORTURE_MINUTES="$minutes" TORTURE_SEED="$seed" TORTURE_ONLY="$only" \
-        TORTURE_DIR="$STATE/torture" cargo test -p tests --test e2e
+        NEXT_ANNALS="$STATE/torture/annals-next" TORTURE_DIR="$STATE/torture" cargo test -p tests --test e2e
+}
+
+# The version that follows this one: this tree with tests/rollouts/next.patch, in the copy that faults are put in, too.
+torture_next() {
+    local name=a_newer_version_takes_over_unseen
+    [[ $1 == rollouts || $name == *"$1"* ]] || return 0
+    FAULTS="$STATE/faults"
+    faults_tree
+    GIT_CEILING_DIRECTORIES="$FAULTS" git -C "$FAULTS/tree" apply "$ROOT/tests/rollouts/next.patch" ||
+        die "tests/rollouts/next.patch no longer fits: the code has changed"
+    say "Building the version that follows this one"
+    run_child env -C "$FAULTS/tree" CARGO_TARGET_DIR="$FAULTS/target" cargo build --quiet -p api --bin annals
+    cp "$FAULTS/target/debug/annals" "$STATE/torture/annals-next"
 }

@@ -34,6 +34,11 @@ impl Callers {
         elsewhere || self.recent().iter().any(|asker| *asker != tenant)
     }
 
+    /// Whether anybody has lately asked for something, here or elsewhere.
+    pub fn anybody(&self) -> bool {
+        !locked(&self.elsewhere).is_empty() || !self.recent().is_empty()
+    }
+
     /// Who has lately asked this process.
     pub(crate) fn recent(&self) -> Vec<Uuid> {
         let here = locked(&self.here);
@@ -57,7 +62,9 @@ mod tests {
     #[test]
     fn another_is_seen_whoever_asks_more_often() {
         let (callers, importer, other) = (Callers::default(), Uuid::now_v7(), Uuid::now_v7());
+        assert!(!callers.anybody());
         callers.note(importer);
+        assert!(callers.anybody());
         assert!(!callers.others_than(importer) && callers.others_than(other));
         callers.note(other);
         callers.note(importer);
@@ -70,6 +77,7 @@ mod tests {
     fn another_is_seen_whichever_process_it_asks() {
         let (callers, importer, other) = (Callers::default(), Uuid::now_v7(), Uuid::now_v7());
         callers.hear(vec![importer]);
+        assert!(callers.anybody());
         assert!(!callers.others_than(importer));
         callers.hear(vec![importer, other]);
         assert!(callers.others_than(importer));

@@ -53,11 +53,6 @@ pub(crate) struct Row {
     pub(crate) body_hash: Option<Vec<u8>>,
 }
 
-/// The events in `(after, until]`, in order.
-pub(crate) async fn events(pool: &PgPool, after: i64, until: i64) -> Result<Vec<RecordedEvent>, sqlx::Error> {
-    begin(Connection::Any(pool.clone()), positions(EVENT, after, until), event).try_concat().await
-}
-
 /// The events in `(after, until]`, in order and in chunks, each made by `each` of an event where it was read: some ranges
 /// are worked on at a time.
 pub(crate) fn log<T: Send + 'static>(

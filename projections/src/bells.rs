@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
 use crate::projector::Projector;
@@ -22,7 +22,14 @@ pub(crate) struct Seen {
 /// One bell a projector.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Bells {
-    by_projector: Arc<HashMap<&'static str, watch::Sender<Seen>>>,
+    by_projector: Arc<HashMap<&'static str, Bell>>,
+}
+
+#[derive(Debug, Default)]
+struct Bell {
+    seen: watch::Sender<Seen>,
+    /// That somebody has begun to listen.
+    asked: Notify,
 }
 
 /// A reader's ear at one bell; deaf where the projector does not run in this process.
@@ -33,7 +40,7 @@ pub(crate) struct Ear {
 impl Bells {
     /// A bell for each of these projectors.
     pub(crate) fn of(projectors: &[Arc<dyn Projector>]) -> Self {
-        let bells = projectors.iter().map(|projector| (projector.name(), watch::Sender::new(Seen::default())));
+        let bells = projectors.iter().map(|projector| (projector.name(), Bell::default()));
         Self { by_projector: Arc::new(bells.collect()) }
     }
 
@@ -45,14 +52,32 @@ impl Bells {
         parked: bool,
         seen: impl IntoIterator<Item = (Uuid, i64)>,
     ) {
-        if let Some(bell) = self.by_projector.get(projector).filter(|bell| bell.receiver_count() > 0) {
-            bell.send_replace(Seen { incarnation, parked, sequences: seen.into_iter().collect() });
+        if let Some(bell) = self.by_projector.get(projector).filter(|_| self.awaited(projector)) {
+            bell.seen.send_replace(Seen { incarnation, parked, sequences: seen.into_iter().collect() });
         }
     }
 
     /// Listens from now on.
     pub(crate) fn listen(&self, projector: &str) -> Ear {
-        Ear { bell: self.by_projector.get(projector).map(watch::Sender::subscribe) }
+        let bell = self.by_projector.get(projector).map(|bell| {
+            let ear = bell.seen.subscribe();
+            bell.asked.notify_one();
+            ear
+        });
+        Ear { bell }
+    }
+
+    /// Whether anybody listens.
+    pub(crate) fn awaited(&self, projector: &str) -> bool {
+        self.by_projector.get(projector).is_some_and(|bell| bell.seen.receiver_count() > 0)
+    }
+
+    /// Waits until somebody begins to listen, or has since the last time; the projector itself asks, and nobody else.
+    pub(crate) async fn asked(&self, projector: &str) {
+        match self.by_projector.get(projector) {
+            Some(bell) => bell.asked.notified().await,
+            None => std::future::pending().await,
+        }
     }
 }
 

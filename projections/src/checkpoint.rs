@@ -35,6 +35,20 @@ impl Slots {
         self.0 == 0
     }
 
+    /// These and those.
+    pub(crate) fn and(self, others: Self) -> Self {
+        Self(self.0 | others.0)
+    }
+
+    /// As a number whose bits are the slots.
+    pub(crate) fn bits(self) -> i64 {
+        self.0.cast_signed()
+    }
+
+    pub(crate) fn of_bits(bits: i64) -> Self {
+        Self(bits.cast_unsigned())
+    }
+
     pub(crate) fn count(self) -> i16 {
         self.0.count_ones() as i16
     }

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::checkpoint::Slots;
 use crate::documents::word;
 use crate::running::{Projections, ProjectorState, ProjectorStatus};
 
@@ -29,6 +30,8 @@ pub(crate) struct Control {
     pub(crate) changes: i64,
     /// The generation that is to be built.
     pub(crate) building: Option<i32>,
+    /// Slots of processes whose revision is not that of the rows, which this one does in their place.
+    pub(crate) adopted: Slots,
 }
 
 /// What is asked of each projector, by its place in the house.
@@ -41,11 +44,12 @@ pub(crate) async fn watch(projections: Projections, pool: PgPool, controls: Cont
     let (mut told, mut told_at) = (Vec::new(), Instant::now());
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
         let statuses = projections.status();
-        if let Err(error) = ask(&pool, &statuses, &controls).await {
+        if let Err(error) = ask(&pool, process, &statuses, &controls).await {
             tracing::debug!(error = chain(&error), "what operators ask can't be read");
             continue;
         }
-        let news: Vec<_> = statuses.iter().map(|status| (status.state, status.position, status.lag_events)).collect();
+        let news = |status: &ProjectorStatus| (status.state, status.position, status.lag_events, status.unable);
+        let news: Vec<_> = statuses.iter().map(news).collect();
         if news != told || told_at.elapsed() >= QUIET {
             match tell(&pool, process, &statuses).await {
                 Ok(()) => (told, told_at) = (news, Instant::now()),
@@ -57,17 +61,34 @@ pub(crate) async fn watch(projections: Projections, pool: PgPool, controls: Cont
     let _ = tokio::time::timeout(LOOK, gone).await;
 }
 
-async fn ask(pool: &PgPool, statuses: &[ProjectorStatus], controls: &Controls) -> Result<(), sqlx::Error> {
-    let rows: Vec<(String, bool, i64, Option<i32>)> = sqlx::query_as(
-        "SELECT g.projector, coalesce(bool_or(c.paused_at IS NOT NULL), false), coalesce(max(c.changes), 0),
-            max(g.generation) FILTER (WHERE g.status = 'building')
-         FROM projection_generations g LEFT JOIN projection_controls c USING (projector) GROUP BY 1",
+/// Of processes that could do what others can't, the first does it, or they would fence one another.
+async fn ask(
+    pool: &PgPool,
+    process: Uuid,
+    statuses: &[ProjectorStatus],
+    controls: &Controls,
+) -> Result<(), sqlx::Error> {
+    let rows: Vec<(String, bool, i64, Option<i32>, i64)> = sqlx::query_as(
+        "WITH runners AS (
+            SELECT projector, bit_or(unable) AS unable,
+                min(process::text) FILTER (WHERE state IN ('live', 'catching_up')) AS able
+            FROM projection_runners WHERE seen_at > clock_timestamp() - $2 * interval '1 second' GROUP BY 1
+         )
+         SELECT g.projector, coalesce(bool_or(c.paused_at IS NOT NULL), false), coalesce(max(c.changes), 0),
+            max(g.generation) FILTER (WHERE g.status = 'building'),
+            coalesce(bit_or(r.unable) FILTER (WHERE r.able = $1::uuid::text), 0)
+         FROM projection_generations g LEFT JOIN projection_controls c USING (projector)
+            LEFT JOIN runners r USING (projector) GROUP BY 1",
     )
+    .bind(process)
+    .bind((QUIET + 2 * LOOK).as_secs_f64())
     .fetch_all(pool)
     .await?;
     let asked: HashMap<_, _> = rows
         .into_iter()
-        .map(|(projector, paused, changes, building)| (projector, Control { paused, changes, building }))
+        .map(|(projector, paused, changes, building, adopted)| {
+            (projector, Control { paused, changes, building, adopted: Slots::of_bits(adopted) })
+        })
         .collect();
     for (status, control) in statuses.iter().zip(controls.iter()) {
         let asked = asked.get(status.name).copied().unwrap_or_default();
@@ -90,11 +111,13 @@ async fn tell(pool: &PgPool, process: Uuid, statuses: &[ProjectorStatus]) -> Res
     .execute(&mut *tx)
     .await?;
     sqlx::query(
-        "INSERT INTO projection_runners (process, projector, state, slots, position, lag_events, lag_seconds, error)
-         SELECT $1, * FROM unnest($2::text[], $3::text[], $4::smallint[], $5::bigint[], $6::bigint[], $7::float8[], $8::text[])
+        "INSERT INTO projection_runners
+            (process, projector, state, slots, position, lag_events, lag_seconds, error, unable)
+         SELECT $1, * FROM unnest($2::text[], $3::text[], $4::smallint[], $5::bigint[], $6::bigint[], $7::float8[], $8::text[],
+            $9::bigint[])
          ON CONFLICT (projector, process) DO UPDATE SET state = excluded.state, slots = excluded.slots,
             position = excluded.position, lag_events = excluded.lag_events, lag_seconds = excluded.lag_seconds,
-            error = excluded.error, seen_at = clock_timestamp()",
+            error = excluded.error, unable = excluded.unable, seen_at = clock_timestamp()",
     )
     .bind(process)
     .bind(statuses.iter().map(|status| status.name).collect::<Vec<_>>())
@@ -104,6 +127,7 @@ async fn tell(pool: &PgPool, process: Uuid, statuses: &[ProjectorStatus]) -> Res
     .bind(statuses.iter().map(|status| status.lag_events).collect::<Vec<_>>())
     .bind(statuses.iter().map(|status| status.lag_seconds).collect::<Vec<_>>())
     .bind(statuses.iter().map(|status| status.error.as_deref()).collect::<Vec<_>>())
+    .bind(statuses.iter().map(|status| status.unable.bits()).collect::<Vec<_>>())
     .execute(&mut *tx)
     .await?;
     tx.commit().await

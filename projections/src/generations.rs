@@ -113,6 +113,18 @@ pub(crate) async fn open(
     Ok(generation)
 }
 
+/// Lets PostgreSQL know what the rows of a generation are like, before anybody reads them.
+pub(crate) async fn analyze(
+    projector: &dyn Projector,
+    generation: i32,
+    conn: &mut PgConnection,
+) -> Result<(), sqlx::Error> {
+    for table in projector.tables() {
+        sqlx::query("SELECT analyze_generation($1, $2)").bind(table).bind(generation).execute(&mut *conn).await?;
+    }
+    Ok(())
+}
+
 /// How a generation that was built came to be read, or did not yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Swap {

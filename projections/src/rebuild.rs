@@ -8,7 +8,7 @@ use std::time::Duration;
 use eventstore::{EventStore, Evidence, Incarnations, chain};
 use futures::TryStreamExt;
 use sqlx::PgPool;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -27,8 +27,11 @@ const LANES: i32 = 2;
 /// The most events of a transaction, and bytes of them: rows that change often are written once in each.
 const BATCH: usize = 8_000;
 const BATCH_BYTES: usize = 12 * 1024 * 1024;
-/// While others append, a lane rests for so many times as long as it worked.
-const REST: u32 = 1;
+/// How many positions of the log are read in one go.
+const RANGE: i64 = 100_000;
+/// The same, and the most events of a transaction, while somebody asks the house for something. Lanes take turns then, and
+/// whoever has had the turn rests for as long as it worked: one core is left alone, and the other half of the time.
+const BESIDE_OTHERS: (i64, usize) = (500, 250);
 /// The longest rest.
 const LONGEST_REST: Duration = Duration::from_secs(1);
 /// How often the lease is renewed.
@@ -50,11 +53,17 @@ impl Builder {
     pub(crate) async fn build(&self) -> Result<bool, Failure> {
         let name = self.projector.name();
         tracing::info!(projector = name, generation = self.generation, "rows are made anew");
+        let mut analyzed = false;
         while !self.stop.is_cancelled() {
             let end = self.store.tail().position();
             let lanes = self.pass(end, |_| i64::MAX).await?;
             let Some(lane) = lanes.first().filter(|_| !self.stop.is_cancelled()) else { break };
             let mut conn = self.pool.acquire().await?;
+            if !std::mem::replace(&mut analyzed, true) {
+                generations::analyze(&*self.projector, self.generation, &mut conn).await?;
+                // What came meanwhile is little.
+                continue;
+            }
             match generations::swap(&lane.checkpoints, &mut conn).await? {
                 Swap::Done => {
                     tracing::info!(projector = name, generation = self.generation, "new rows are read");
@@ -73,18 +82,14 @@ impl Builder {
         let mut lanes = self.lanes(incarnations.newest().id).await?;
         let low = lanes.iter().map(|lane| lane.checkpoints.low()).min().unwrap_or(0);
         let mut writing = JoinSet::new();
-        let mut senders = Vec::new();
+        let (mut senders, turn) = (Vec::new(), Arc::new(Mutex::new(())));
         for (number, mut lane) in lanes.drain(..).enumerate() {
             let (sender, mut receiver) = mpsc::channel::<Vec<Slotted>>(1);
             senders.push(sender);
-            let store = self.store.clone();
+            let (store, turn) = (self.store.clone(), turn.clone());
             writing.spawn(async move {
                 while let Some(events) = receiver.recv().await {
-                    let (began, before) = (Instant::now(), store.tail().position());
-                    lane.catch_up(events).await?;
-                    if store.tail().position() > before {
-                        tokio::time::sleep((began.elapsed() * REST).min(LONGEST_REST)).await;
-                    }
+                    write(&mut lane, events, &store, &turn).await?;
                 }
                 Ok::<_, Failure>((number, lane))
             });
@@ -114,28 +119,28 @@ impl Builder {
         bound: impl Fn(u8) -> i64,
         senders: &[mpsc::Sender<Vec<Slotted>>],
     ) -> Result<bool, Failure> {
-        let mut hands: Vec<_> = senders.iter().map(|_| (Vec::new(), 0)).collect();
-        let mut chunks = std::pin::pin!(self.store.log_as(low, end, Slotted::new));
-        while let Some(chunk) = chunks.try_next().await? {
-            if self.stop.is_cancelled() {
-                return Ok(false);
-            }
-            for slotted in chunk.into_iter().filter(|slotted| slotted.event.position <= bound(slotted.slot)) {
-                let lane = usize::from(slotted.slot) % hands.len();
-                let Some((events, bytes)) = hands.get_mut(lane) else { continue };
-                *bytes += size(&slotted.event);
-                events.push(slotted);
-                if events.len() >= BATCH || *bytes >= BATCH_BYTES {
-                    *bytes = 0;
-                    // A lane that has ended says why when it is joined.
-                    if senders[lane].send(std::mem::take(events)).await.is_err() {
+        let mut hands: Vec<_> = senders.iter().map(Hand::of).collect();
+        let mut at = low;
+        while at < end {
+            let (range, batch) = if self.store.callers().anybody() { BESIDE_OTHERS } else { (RANGE, BATCH) };
+            let until = end.min(at + range);
+            let mut chunks = std::pin::pin!(self.store.log_as(at, until, Slotted::new));
+            while let Some(chunk) = chunks.try_next().await? {
+                if self.stop.is_cancelled() {
+                    return Ok(false);
+                }
+                for slotted in chunk.into_iter().filter(|slotted| slotted.event.position <= bound(slotted.slot)) {
+                    let lane = usize::from(slotted.slot) % hands.len();
+                    let Some(hand) = hands.get_mut(lane) else { continue };
+                    if !hand.take(slotted, batch).await {
                         return Ok(false);
                     }
                 }
             }
+            at = until;
         }
-        for ((events, _), sender) in hands.into_iter().zip(senders) {
-            if sender.send(events).await.is_err() {
+        for mut hand in hands {
+            if !hand.give().await {
                 return Ok(false);
             }
         }
@@ -165,6 +170,50 @@ impl Builder {
         }
         Ok(lanes)
     }
+}
+
+/// What is in hand for a lane.
+struct Hand<'a> {
+    lane: &'a mpsc::Sender<Vec<Slotted>>,
+    events: Vec<Slotted>,
+    bytes: usize,
+}
+
+impl<'a> Hand<'a> {
+    fn of(lane: &'a mpsc::Sender<Vec<Slotted>>) -> Self {
+        Self { lane, events: Vec::new(), bytes: 0 }
+    }
+
+    /// Takes one more, and gives all to the lane once they are so many; false where the lane has ended, which says why when it
+    /// is joined.
+    async fn take(&mut self, slotted: Slotted, most: usize) -> bool {
+        self.bytes += size(&slotted.event);
+        self.events.push(slotted);
+        (self.events.len() < most && self.bytes < BATCH_BYTES) || self.give().await
+    }
+
+    async fn give(&mut self) -> bool {
+        self.bytes = 0;
+        self.lane.send(std::mem::take(&mut self.events)).await.is_ok()
+    }
+}
+
+/// Writes events of a lane: at once, or bit by bit while somebody asks the house for something.
+async fn write(
+    lane: &mut Batches,
+    mut events: Vec<Slotted>,
+    store: &EventStore,
+    turn: &Mutex<()>,
+) -> Result<(), Failure> {
+    let (_, most) = BESIDE_OTHERS;
+    while store.callers().anybody() && !events.is_empty() {
+        let later = events.split_off(events.len().min(most));
+        let _turn = turn.lock().await;
+        let began = Instant::now();
+        lane.catch_up(std::mem::replace(&mut events, later)).await?;
+        tokio::time::sleep(began.elapsed().min(LONGEST_REST)).await;
+    }
+    if events.is_empty() { Ok(()) } else { lane.catch_up(events).await }
 }
 
 /// Where a projector's new generations are built: in whichever process has the lease for it.

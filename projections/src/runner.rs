@@ -120,11 +120,12 @@ impl Runner {
                 }
                 continue;
             }
+            let adopted = control.borrow().adopted;
             // A session may be left anywhere: what it had in hand is forgotten, and what it had sent is behind the fence.
             let failure = tokio::select! {
                 biased;
-                _ = control.wait_for(|control| control.paused) => continue,
-                ended = self.session(&mut source) => match ended {
+                _ = control.wait_for(|control| control.paused || control.adopted != adopted) => continue,
+                ended = self.session(&mut source, adopted) => match ended {
                     Ok(()) => break,
                     Err(failure) => failure,
                 },
@@ -153,7 +154,9 @@ impl Runner {
                     self.report(ProjectorState::Retrying, Some(chain(&failure)));
                 }
             }
-            if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+            // Whoever waits for other rows goes on as soon as they are there.
+            let waited = tokio::time::timeout(pause, control.changed());
+            if stop.run_until_cancelled(waited).await.is_none() {
                 break;
             }
             pause = (pause * 2).min(PAUSES.1);
@@ -171,10 +174,11 @@ impl Runner {
         told.is_some_and(|told| told.is_ok())
     }
 
-    /// From the stored checkpoints to the log's end, and on with what the feed brings.
-    async fn session(&mut self, source: &mut Source) -> Result<(), Failure> {
+    /// From the stored checkpoints to the log's end, and on with what the feed brings; or with the log, where it also does
+    /// what others can't, which the feed brings to them.
+    async fn session(&mut self, source: &mut Source, adopted: Slots) -> Result<(), Failure> {
         let (Source::Log { slots } | Source::Kafka { slots, .. }) = source;
-        let own = *slots.borrow_and_update();
+        let own = slots.borrow_and_update().and(adopted);
         self.assigned = Some(slots.clone());
         // Listening begins before the log is read, so that the two overlap.
         let deliveries = match source {
@@ -193,7 +197,9 @@ impl Runner {
             (Source::Kafka { slots, topic, .. }, Some(_)) if self.batches.checkpoints.slots.is_empty() => {
                 self.stand_by(slots, topic).await
             }
-            (Source::Kafka { slots, .. }, Some(deliveries)) => self.follow_kafka(deliveries, slots).await,
+            (Source::Kafka { slots, .. }, Some(deliveries)) if adopted.is_empty() => {
+                self.follow_kafka(deliveries, slots).await
+            }
             (Source::Log { slots } | Source::Kafka { slots, .. }, _) => self.follow_log(slots).await,
         }
     }
@@ -226,15 +232,17 @@ impl Runner {
 
     async fn follow_log(&mut self, slots: &mut watch::Receiver<Slots>) -> Result<(), Failure> {
         let (stop, tail) = (self.stop.clone(), self.shared.store.tail().clone());
+        let (bells, name) = (self.shared.bells.clone(), self.projector.name());
         let idle = self.batches.checkpoints.slots.is_empty();
         loop {
-            let due = self.pending.due();
+            let due = self.due();
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return self.settle().await,
                 _ = tail.incarnation_past(self.incarnations.newest().id) => return Err(Failure::LogRestored),
                 changed = slots.changed() => return self.reassigned(changed).await,
                 () = at(due) => self.flush().await?,
+                () = bells.asked(name) => {}
                 _ = tail.past(self.batches.checkpoints.low()), if !idle => self.catch_up(0).await?,
             }
         }
@@ -297,15 +305,17 @@ impl Runner {
     ) -> Result<(), Failure> {
         use broadcast::error::{RecvError, TryRecvError};
         let (stop, tail) = (self.stop.clone(), self.shared.store.tail().clone());
+        let (bells, name) = (self.shared.bells.clone(), self.projector.name());
         let mut heard_at = Instant::now();
         loop {
-            let due = self.pending.due();
+            let due = self.due();
             let received = tokio::select! {
                 biased;
                 () = stop.cancelled() => return self.settle().await,
                 _ = tail.incarnation_past(self.incarnations.newest().id) => return Err(Failure::LogRestored),
                 changed = slots.changed() => return self.reassigned(changed).await,
                 () = at(due) => { self.flush().await?; continue }
+                () = bells.asked(name) => continue,
                 received = deliveries.recv() => received,
                 // Kafka or the relay is down: what goes on in the slots of this process is in the log.
                 () = tokio::time::sleep_until(heard_at + SILENCE) => {
@@ -331,7 +341,7 @@ impl Runner {
                     Err(TryRecvError::Empty | TryRecvError::Closed) => break,
                 }
             }
-            if self.pending.is_full() || self.pending.due().is_some_and(|due| due <= Instant::now()) {
+            if self.pending.is_full() || self.due().is_some_and(|due| due <= Instant::now()) {
                 self.flush().await?;
             }
         }
@@ -391,6 +401,11 @@ impl Runner {
         self.pending.push(slotted, urgent);
     }
 
+    /// When what is in hand must be committed.
+    fn due(&self) -> Option<Instant> {
+        self.pending.due(self.shared.bells.awaited(self.projector.name()))
+    }
+
     /// Commits what is in hand.
     async fn flush(&mut self) -> Result<(), Failure> {
         let events = self.pending.take();
@@ -412,10 +427,12 @@ impl Runner {
     fn report(&self, state: ProjectorState, error: Option<String>) {
         let position = self.committed;
         let slots = self.batches.checkpoints.slots.count();
+        let assigned = self.assigned.as_ref().map(|assigned| *assigned.borrow()).unwrap_or_default();
+        let unable = if state == ProjectorState::Rebuilding { assigned } else { Slots::default() };
         self.status.send_modify(|status| {
             status.state = state;
             status.position = position;
-            status.slots = slots;
+            (status.slots, status.unable) = (slots, unable);
             status.error = error;
         });
     }

@@ -78,6 +78,8 @@ pub struct ProjectorStatus {
     pub state: ProjectorState,
     /// How many of the 64 slots are this process's.
     pub slots: i16,
+    /// The slots that it has and can't do, for the rows are of another revision.
+    pub(crate) unable: Slots,
     /// The position that it has come to.
     pub position: i64,
     /// How many events it lags behind the log's end; 0 while another process has the work.
@@ -197,7 +199,8 @@ impl Projections {
 impl ProjectorStatus {
     fn of(name: &'static str) -> Self {
         let state = ProjectorState::Standby;
-        Self { name, state, slots: 0, position: 0, lag_events: 0, lag_seconds: 0.0, error: None }
+        let unable = Slots::default();
+        Self { name, state, slots: 0, unable, position: 0, lag_events: 0, lag_seconds: 0.0, error: None }
     }
 }
 

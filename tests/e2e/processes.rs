@@ -44,8 +44,12 @@ impl Running {
     /// The same, with a place for its log.
     pub(crate) fn start_into(lodging: &Lodging, role: &str, settings: &[(&str, &str)], log: Stdio) -> Self {
         let mut command = lodging.command(&[role]);
-        command.envs(settings.iter().copied()).kill_on_drop(true);
-        Self { child: command.stdout(Stdio::null()).stderr(log).spawn().unwrap() }
+        command.envs(settings.iter().copied());
+        Self::of(command, log)
+    }
+
+    pub(crate) fn of(mut command: Command, log: Stdio) -> Self {
+        Self { child: command.kill_on_drop(true).stdout(Stdio::null()).stderr(log).spawn().unwrap() }
     }
 
     pub(crate) fn has_ended(&mut self) -> bool {

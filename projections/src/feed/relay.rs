@@ -29,6 +29,9 @@ use super::topic::{self, Topic};
 
 /// How many events are read from the log at a time.
 const READ: i64 = 256;
+/// The least time between two looks at the log's end: what is appended meanwhile goes to Kafka together, and costs it and
+/// whoever reads from it less.
+const PACE: Duration = Duration::from_millis(4);
 /// The most events, and bytes of them, that wait for Kafka's word.
 const IN_FLIGHT: (usize, usize) = (5_000, 16 * 1024 * 1024);
 /// How often the cursor is saved: what is lost of it is published twice.
@@ -293,6 +296,7 @@ impl<'a> Term<'a> {
         let newest = self.course.newest();
         let mut saved = self.course.acknowledged().position;
         let (mut beaten, mut beaten_at) = (-1, Instant::now());
+        let mut look_at = Instant::now();
         loop {
             tokio::select! {
                 biased;
@@ -325,9 +329,13 @@ impl<'a> Term<'a> {
                         self.acknowledge(acknowledged)?;
                     }
                 }
-                _ = store.tail().past(self.course.sent()), if self.has_room() => {
-                    for event in store.read_log(self.course.sent(), READ).await? {
-                        self.send(&event)?;
+                () = more(store, self.course.sent(), look_at), if self.has_room() => {
+                    let read = store.read_log(self.course.sent(), READ).await?;
+                    // Where there is more than was read, the next look can't come too soon.
+                    let at_the_end = i64::try_from(read.len()).is_ok_and(|read| read < READ);
+                    look_at = Instant::now() + if at_the_end { PACE } else { Duration::ZERO };
+                    for event in &read {
+                        self.send(event)?;
                     }
                 }
             }
@@ -423,6 +431,12 @@ impl<'a> Term<'a> {
         }
         Ok(())
     }
+}
+
+/// Waits until there is more in the log than what was sent, and for the time of the next look.
+async fn more(store: &EventStore, sent: i64, look_at: Instant) {
+    store.tail().past(sent).await;
+    tokio::time::sleep_until(look_at).await;
 }
 
 fn refused(error: KafkaError, sent: Sent) -> Failure {

@@ -16,6 +16,7 @@ mod load;
 mod log;
 mod outages;
 mod races;
+mod rollouts;
 mod shared;
 mod stops;
 mod verify;
@@ -48,13 +49,23 @@ struct Scenario {
     needs_root: bool,
 }
 
-/// What is timed: on a machine that runs other tests beside it, it could only fail by chance.
-const TIMED: Scenario = Scenario {
-    kind: "fairness",
-    name: "an_import_slows_others_little",
-    body: |run| Box::pin(fairness::an_import_slows_others_little(run)),
-    needs_root: false,
-};
+/// What has no short form.
+const LONG: &[Scenario] = &[
+    // It is timed: on a machine that runs other tests beside it, it could only fail by chance.
+    Scenario {
+        kind: "fairness",
+        name: "an_import_slows_others_little",
+        body: |run| Box::pin(fairness::an_import_slows_others_little(run)),
+        needs_root: false,
+    },
+    // It needs another build.
+    Scenario {
+        kind: "rollouts",
+        name: "a_newer_version_takes_over_unseen",
+        body: |run| Box::pin(rollouts::a_newer_version_takes_over_unseen(run)),
+        needs_root: false,
+    },
+];
 
 /// Declares the scenarios; each is a test of its short form too.
 macro_rules! scenarios {
@@ -173,7 +184,7 @@ pub(crate) fn long() -> Option<ExitCode> {
     let minutes = number("TORTURE_MINUTES")?;
     let first = number("TORTURE_SEED").unwrap_or_else(any_seed);
     let only = std::env::var("TORTURE_ONLY").unwrap_or_default();
-    let all = SCENARIOS.iter().chain([&TIMED]);
+    let all = SCENARIOS.iter().chain(LONG);
     let chosen: Vec<_> = all.filter(|scenario| scenario.kind == only || scenario.name.contains(&only)).collect();
     assert!(!chosen.is_empty(), "no scenario is called {only}");
     crate::lodging::build();
