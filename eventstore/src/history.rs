@@ -1,6 +1,8 @@
 //! Long reads as streams: the log, a tenant's history, a stream. What is in memory is a few pages, whatever the length;
 //! the next ones are on their way while one is worked on.
 
+use std::time::Duration;
+
 use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt, TryStreamExt};
 use uuid::Uuid;
@@ -12,6 +14,11 @@ use crate::store::{EventStore, StoreError};
 
 /// How many events of a stream are read at a time.
 const PAGE: i64 = 500;
+/// How many sequences of a tenant are read in one go.
+const WINDOW: i64 = 100_000;
+/// The same while anybody asks the house for something, and the rest before the next: a long read takes both cores otherwise,
+/// and is in no hurry.
+const BESIDE_OTHERS: (i64, Duration) = (250, Duration::from_millis(10));
 
 impl EventStore {
     /// The log after a position, up to and with another, in order. What is there is committed and never changes, so the
@@ -57,7 +64,7 @@ impl EventStore {
         one_by_one(self.tenant_chunks(tenant, after, until, filter))
     }
 
-    /// The same in chunks, which are bounded in events and bytes.
+    /// The same in chunks, which are bounded in events and bytes; with rests, while anybody asks the house for something.
     pub fn tenant_chunks(
         &self,
         tenant: Uuid,
@@ -65,7 +72,23 @@ impl EventStore {
         until: i64,
         filter: EventFilter,
     ) -> impl Stream<Item = Result<Vec<RecordedEvent>, StoreError>> + Send + 'static {
-        ranges::tenant(self.inner.tenants.clone(), tenant, after, until, filter).map_err(StoreError::from)
+        let (store, begun) = (self.clone(), false);
+        let windows = stream::unfold((after, begun), move |(at, begun)| {
+            let (store, filter) = (store.clone(), filter.clone());
+            async move {
+                let beside_others = store.callers().anybody();
+                if at >= until {
+                    return None;
+                }
+                if begun && beside_others {
+                    tokio::time::sleep(BESIDE_OTHERS.1).await;
+                }
+                let end = until.min(at + if beside_others { BESIDE_OTHERS.0 } else { WINDOW });
+                let window = ranges::tenant(store.inner.tenants.clone(), tenant, at, end, filter);
+                Some((window.map_err(StoreError::from), (end, true)))
+            }
+        });
+        windows.flatten()
     }
 
     /// One stream from its first event on, as far as is asked.

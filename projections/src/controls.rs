@@ -132,3 +132,54 @@ async fn tell(pool: &PgPool, process: Uuid, statuses: &[ProjectorStatus]) -> Res
     .await?;
     tx.commit().await
 }
+
+#[cfg(test)]
+mod tests {
+    use eventstore::Role;
+
+    use super::*;
+    use crate::analytics::sales::ANALYTICS_SALES;
+    use crate::test_support::House;
+
+    fn status(state: ProjectorState, unable: Slots) -> ProjectorStatus {
+        ProjectorStatus { state, unable, ..ProjectorStatus::of(ANALYTICS_SALES) }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_others_cannot_do_is_done_by_the_first_who_can() {
+        let Some(house) = House::open().await else { return };
+        house.note(ANALYTICS_SALES, Uuid::now_v7(), 1).await;
+        let pool = house.dsn.pool(Role::Projector, 2, &[]).unwrap();
+        let controls: Controls = Arc::new([watch::Sender::default()]);
+        let all: Vec<_> = (0..4).map(|_| Uuid::now_v7()).collect();
+        let [low, high] = [0, 1].map(|part| Slots::of_partitions(&[part], 4));
+        let adopted = async |process| {
+            let statuses = [status(ProjectorState::Live, Slots::default())];
+            ask(&pool, process, &statuses, &controls).await.unwrap();
+            controls[0].borrow().adopted
+        };
+        for (process, state, unable) in [
+            (all[0], ProjectorState::Rebuilding, low),
+            (all[1], ProjectorState::Live, Slots::default()),
+            (all[2], ProjectorState::CatchingUp, Slots::default()),
+            (all[3], ProjectorState::Rebuilding, high),
+        ] {
+            tell(&pool, process, &[status(state, unable)]).await.unwrap();
+        }
+        assert_eq!(adopted(all[1]).await, low.and(high));
+        for process in [all[0], all[2], all[3], Uuid::now_v7()] {
+            assert_eq!(adopted(process).await, Slots::default());
+        }
+        // One of them has new rows now, and the first of those who could is gone for some time.
+        tell(&pool, all[0], &[status(ProjectorState::Live, Slots::default())]).await.unwrap();
+        sqlx::query("UPDATE projection_runners SET seen_at = seen_at - interval '20 seconds' WHERE process = $1")
+            .bind(all[1])
+            .execute(&pool)
+            .await
+            .unwrap();
+        assert_eq!(adopted(all[1]).await, Slots::default());
+        assert_eq!(adopted(all[0]).await, high);
+        pool.close().await;
+        house.close().await;
+    }
+}

@@ -197,7 +197,7 @@ impl Projections {
 }
 
 impl ProjectorStatus {
-    fn of(name: &'static str) -> Self {
+    pub(crate) fn of(name: &'static str) -> Self {
         let state = ProjectorState::Standby;
         let unable = Slots::default();
         Self { name, state, slots: 0, unable, position: 0, lag_events: 0, lag_seconds: 0.0, error: None }
