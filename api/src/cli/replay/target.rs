@@ -67,6 +67,10 @@ impl Target {
                 format => Err(format!("--to: {to} is a folder; name a file for {}", format.name()).into()),
             };
         }
+        // What is written takes the place of what has the name: that of a device or a pipe would be gone with all who use it.
+        if std::fs::metadata(&path).is_ok_and(|known| !known.is_file()) {
+            return Err(format!("--to: {to} is no file; give - for stdout").into());
+        }
         let named = path.extension().and_then(|ending| ending.to_str());
         let named = named.and_then(|ending| Format::value_variants().iter().find(|format| format.name() == ending));
         match format.or(named.copied()) {
@@ -126,6 +130,7 @@ mod tests {
         for (to, format) in [("-", Some(Format::Parquet)), ("none/", Some(Format::Csv)), ("b.txt", None), ("b", None)] {
             assert!(of(to, format).is_err(), "{to}");
         }
+        assert!(of("/dev/null", Some(Format::Jsonl)).is_err(), "a device would be replaced by a file");
         let two = BTreeSet::from(["order.placed", "order.refunded"]);
         for types in [None, Some(&two)] {
             assert!(Target::of("b.parquet", None, types).is_err(), "columns of more than one type");
