@@ -19,6 +19,8 @@ const WINDOW: i64 = 100_000;
 /// The same while anybody asks the house for something, and the rest before the next: a long read takes both cores otherwise,
 /// and is in no hurry.
 const BESIDE_OTHERS: (i64, Duration) = (250, Duration::from_millis(10));
+/// The same where few events are wanted of them.
+const FILTERED_BESIDE_OTHERS: i64 = 10_000;
 
 impl EventStore {
     /// The log after a position, up to and with another, in order. What is there is committed and never changes, so the
@@ -73,6 +75,8 @@ impl EventStore {
         filter: EventFilter,
     ) -> impl Stream<Item = Result<Vec<RecordedEvent>, StoreError>> + Send + 'static {
         let (store, begun) = (self.clone(), false);
+        let filtered = filter.event_type.is_some() || filter.stream.is_some();
+        let beside = if filtered { FILTERED_BESIDE_OTHERS } else { BESIDE_OTHERS.0 };
         let windows = stream::unfold((after, begun), move |(at, begun)| {
             let (store, filter) = (store.clone(), filter.clone());
             async move {
@@ -83,7 +87,7 @@ impl EventStore {
                 if begun && beside_others {
                     tokio::time::sleep(BESIDE_OTHERS.1).await;
                 }
-                let end = until.min(at + if beside_others { BESIDE_OTHERS.0 } else { WINDOW });
+                let end = until.min(at + if beside_others { beside } else { WINDOW });
                 let window = ranges::tenant(store.inner.tenants.clone(), tenant, at, end, filter);
                 Some((window.map_err(StoreError::from), (end, true)))
             }

@@ -56,7 +56,8 @@ impl Builder {
         let mut analyzed = false;
         while !self.stop.is_cancelled() {
             let end = self.store.tail().position();
-            let lanes = self.pass(end, |_| i64::MAX).await?;
+            // The last passes are short, and must be, or the rows that are read are further each time.
+            let lanes = self.pass(end, |_| i64::MAX, !analyzed).await?;
             let Some(lane) = lanes.first().filter(|_| !self.stop.is_cancelled()) else { break };
             let mut conn = self.pool.acquire().await?;
             if !std::mem::replace(&mut analyzed, true) {
@@ -77,24 +78,30 @@ impl Builder {
     }
 
     /// Reads the log from the lowest checkpoint to `end`, and applies what is not applied: in each slot up to its bound.
-    pub(crate) async fn pass(&self, end: i64, bound: impl Fn(u8) -> i64) -> Result<Vec<Batches>, Failure> {
+    pub(crate) async fn pass(
+        &self,
+        end: i64,
+        bound: impl Fn(u8) -> i64,
+        leaves_room: bool,
+    ) -> Result<Vec<Batches>, Failure> {
+        let room = Room { store: self.store.clone(), leaves_room, turn: Arc::default(), stop: self.stop.clone() };
         let incarnations = self.incarnations(end).await?;
         let mut lanes = self.lanes(incarnations.newest().id).await?;
         let low = lanes.iter().map(|lane| lane.checkpoints.low()).min().unwrap_or(0);
         let mut writing = JoinSet::new();
-        let (mut senders, turn) = (Vec::new(), Arc::new(Mutex::new(())));
+        let mut senders = Vec::new();
         for (number, mut lane) in lanes.drain(..).enumerate() {
             let (sender, mut receiver) = mpsc::channel::<Vec<Slotted>>(1);
             senders.push(sender);
-            let (store, turn) = (self.store.clone(), turn.clone());
+            let room = room.clone();
             writing.spawn(async move {
                 while let Some(events) = receiver.recv().await {
-                    write(&mut lane, events, &store, &turn).await?;
+                    room.write(&mut lane, events).await?;
                 }
                 Ok::<_, Failure>((number, lane))
             });
         }
-        let read = self.read((low, end), bound, &senders).await;
+        let read = self.read((low, end), bound, &room, &senders).await;
         drop(senders);
         let mut written = Vec::new();
         while let Some(lane) = writing.join_next().await {
@@ -103,7 +110,8 @@ impl Builder {
         let whole = read?;
         written.sort_by_key(|(number, _)| *number);
         let mut lanes: Vec<_> = written.into_iter().map(|(_, lane)| lane).collect();
-        if whole {
+        // Who was told to stop may have left something out.
+        if whole && !self.stop.is_cancelled() {
             for lane in &mut lanes {
                 lane.checkpoints.cover_all(end);
                 lane.settle().await?;
@@ -117,12 +125,13 @@ impl Builder {
         &self,
         (low, end): (i64, i64),
         bound: impl Fn(u8) -> i64,
+        room: &Room,
         senders: &[mpsc::Sender<Vec<Slotted>>],
     ) -> Result<bool, Failure> {
         let mut hands: Vec<_> = senders.iter().map(Hand::of).collect();
         let mut at = low;
         while at < end {
-            let (range, batch) = if self.store.callers().anybody() { BESIDE_OTHERS } else { (RANGE, BATCH) };
+            let (range, batch) = if room.is_wanted() { BESIDE_OTHERS } else { (RANGE, BATCH) };
             let until = end.min(at + range);
             let mut chunks = std::pin::pin!(self.store.log_as(at, until, Slotted::new));
             while let Some(chunk) = chunks.try_next().await? {
@@ -198,22 +207,33 @@ impl<'a> Hand<'a> {
     }
 }
 
-/// Writes events of a lane: at once, or bit by bit while somebody asks the house for something.
-async fn write(
-    lane: &mut Batches,
-    mut events: Vec<Slotted>,
-    store: &EventStore,
-    turn: &Mutex<()>,
-) -> Result<(), Failure> {
-    let (_, most) = BESIDE_OTHERS;
-    while store.callers().anybody() && !events.is_empty() {
-        let later = events.split_off(events.len().min(most));
-        let _turn = turn.lock().await;
-        let began = Instant::now();
-        lane.catch_up(std::mem::replace(&mut events, later)).await?;
-        tokio::time::sleep(began.elapsed().min(LONGEST_REST)).await;
+/// Room for whoever asks the house for something.
+#[derive(Clone)]
+struct Room {
+    store: EventStore,
+    leaves_room: bool,
+    /// Who has it writes; the other lanes wait.
+    turn: Arc<Mutex<()>>,
+    stop: CancellationToken,
+}
+
+impl Room {
+    fn is_wanted(&self) -> bool {
+        self.leaves_room && self.store.callers().anybody()
     }
-    if events.is_empty() { Ok(()) } else { lane.catch_up(events).await }
+
+    /// Writes events of a lane: at once, or bit by bit while room is wanted; not all of them where it is told to stop.
+    async fn write(&self, lane: &mut Batches, mut events: Vec<Slotted>) -> Result<(), Failure> {
+        while !events.is_empty() && self.is_wanted() && !self.stop.is_cancelled() {
+            let later = events.split_off(events.len().min(BESIDE_OTHERS.1));
+            let _turn = self.turn.lock().await;
+            let began = Instant::now();
+            lane.catch_up(std::mem::replace(&mut events, later)).await?;
+            let rest = tokio::time::sleep(began.elapsed().min(LONGEST_REST));
+            self.stop.run_until_cancelled(rest).await;
+        }
+        if events.is_empty() || self.stop.is_cancelled() { Ok(()) } else { lane.catch_up(events).await }
+    }
 }
 
 /// Where a projector's new generations are built: in whichever process has the lease for it.

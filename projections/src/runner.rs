@@ -121,10 +121,15 @@ impl Runner {
                 continue;
             }
             let adopted = control.borrow().adopted;
+            let mut building = false;
             // A session may be left anywhere: what it had in hand is forgotten, and what it had sent is behind the fence.
             let failure = tokio::select! {
                 biased;
-                _ = control.wait_for(|control| control.paused || control.adopted != adopted) => continue,
+                _ = control.wait_for(|now| {
+                    // Rows that were being built are perhaps those that are read now.
+                    let built = std::mem::replace(&mut building, now.building.is_some()) && !building;
+                    now.paused || now.adopted != adopted || built
+                }) => continue,
                 ended = self.session(&mut source, adopted) => match ended {
                     Ok(()) => break,
                     Err(failure) => failure,
@@ -148,15 +153,26 @@ impl Runner {
                 }
                 Failure::OtherRevision { .. } => {
                     self.report(ProjectorState::Rebuilding, Some(chain(&failure)));
+                    // Whoever does its slots in its place must know which they are.
+                    let Some(mut assigned) = self.assigned.clone() else { continue };
+                    let wait = async {
+                        tokio::select! {
+                            _ = assigned.changed() => {}
+                            _ = control.changed() => {}
+                            () = tokio::time::sleep(PAUSES.1) => {}
+                        }
+                    };
+                    if stop.run_until_cancelled(wait).await.is_none() {
+                        break;
+                    }
+                    continue;
                 }
                 _ => {
                     tracing::warn!(projector = name, error = chain(&failure), "projector failed, trying again");
                     self.report(ProjectorState::Retrying, Some(chain(&failure)));
                 }
             }
-            // Whoever waits for other rows goes on as soon as they are there.
-            let waited = tokio::time::timeout(pause, control.changed());
-            if stop.run_until_cancelled(waited).await.is_none() {
+            if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
                 break;
             }
             pause = (pause * 2).min(PAUSES.1);

@@ -69,12 +69,12 @@ impl Operator {
         let projector = &*builder.projector;
         // Most of the way while the projector goes on: as far as it has come in every slot.
         let (_, read) = read_to(projector, "", &mut *self.pool.acquire().await?).await?;
-        builder.pass(read.iter().copied().min().unwrap_or(0), |_| i64::MAX).await?;
+        builder.pass(read.iter().copied().min().unwrap_or(0), |_| i64::MAX, true).await?;
         // The rest while it is held where it is; then both are looked at as they are at that moment.
         let mut held = self.pool.acquire().await?;
         let mut held = held.begin().await?;
         let (active, read) = read_to(projector, "FOR UPDATE OF c", &mut held).await?;
-        builder.pass(read.iter().copied().max().unwrap_or(0), |slot| bound(&read, slot)).await?;
+        builder.pass(read.iter().copied().max().unwrap_or(0), |slot| bound(&read, slot), true).await?;
         let mut seen = self.pool.acquire().await?;
         let mut seen = seen.begin().await?;
         sqlx::raw_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SELECT 1").execute(&mut *seen).await?;

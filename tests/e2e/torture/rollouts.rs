@@ -23,8 +23,8 @@ use crate::random::Random;
 
 /// How many notes there are before.
 const NOTES_BEFORE: usize = 20_000;
-/// How many clients write, and read what they have written.
-const WRITERS: u64 = 3;
+/// How many tenants write, and read what they have written: so many that each process has the slots of some.
+const WRITERS: u64 = 6;
 /// How long the clients go on between two steps.
 const STEP: Duration = Duration::from_secs(3);
 /// How long processes of both versions project side by side once the rows are new: longer than a reader's patience.
@@ -73,14 +73,20 @@ pub(super) async fn a_newer_version_takes_over_unseen(run: &Run) {
     let [relay, project, work, serve] = ["relay", "project", "work", "serve"].map(|role| older.start(role));
     let tenant = lodging.tenant().await.moved_to(&serve.1);
     ready(&tenant).await;
-    tenant.post("/customers", &json!({ "external_id": "ada" })).expect(201).await;
+    let mut writers = vec![tenant.clone()];
+    for _ in 1..WRITERS {
+        writers.push(lodging.tenant().await.moved_to(&serve.1));
+    }
+    for writer in &writers {
+        writer.post("/customers", &json!({ "external_id": "ada" })).expect(201).await;
+    }
     write_history(&tenant).await;
     until(&tenant, NOTES, |notes| notes["lag_events"] == 0).await;
 
     let (clients, over) = (watch::Sender::new(tenant.client.clone()), watch::Sender::new(false));
     let mut going = JoinSet::new();
-    for part in 0..WRITERS {
-        going.spawn(write(run.random(part), clients.subscribe(), over.subscribe()));
+    for (part, writer) in (0..).zip(&writers) {
+        going.spawn(write(run.random(part), writer.secret.clone(), clients.subscribe(), over.subscribe()));
     }
     for path in ["/notes?limit=5", "/notes?kind=complaint&limit=5", "/customers?limit=5", "/audit-logs?limit=5"] {
         going.spawn(read(path, clients.subscribe(), over.subscribe()));
@@ -150,10 +156,15 @@ fn seen(answer: &Answer) -> i64 {
 }
 
 /// Writes notes, one after the other, and reads each in every way; gives how many.
-async fn write(mut random: Random, clients: watch::Receiver<Client>, over: watch::Receiver<bool>) -> usize {
+async fn write(
+    mut random: Random,
+    secret: String,
+    clients: watch::Receiver<Client>,
+    over: watch::Receiver<bool>,
+) -> usize {
     let mut written = 0;
     while !*over.borrow() {
-        let client = || clients.borrow().clone();
+        let client = || clients.borrow().with_key(Some(&secret));
         let kind = KINDS[random.below(KINDS.len())];
         let body = json!({ "customer": "ext:ada", "kind": kind, "text": "Asks for engines." });
         let note = client().post("/notes", &body).send().await;
