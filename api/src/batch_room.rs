@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
 
-/// How many items are carried out at a time in a process: twice as many import little faster, and their commits hold
-/// the head of the log, which all processes share, for twice as long.
-pub const ITEMS_AT_A_TIME: u32 = 128;
+/// How many items are carried out at a time in a process: with half as many an import takes a quarter longer, twice as
+/// many take more memory, and their commits hold the head of the log, which all processes share, for longer.
+pub const ITEMS_AT_A_TIME: u32 = 256;
 /// How many while others ask, too, by how old the batch is: few, at the price of the import's speed (docs/performance.md),
 /// and more the less time is left, for a batch must be answered like any request.
 const ITEMS_BESIDE_OTHERS: [(Duration, u32); 3] =
@@ -49,14 +49,14 @@ mod tests {
         let free = || room.room.available_permits();
         let before = |seconds| Instant::now() - Duration::from_secs(seconds);
         let item = room.item(|| false, before(0)).await.unwrap();
-        assert_eq!(free(), 127);
+        assert_eq!(free(), 255);
         drop(item);
         let items = [room.item(|| true, before(0)).await.unwrap(), room.item(|| true, before(2)).await.unwrap()];
-        assert_eq!(free(), 128 - 2 * 42);
+        assert_eq!(free(), 256 - 2 * 85);
         drop(items);
         let items = [room.item(|| true, before(3)).await.unwrap(), room.item(|| true, before(20)).await.unwrap()];
-        assert_eq!(free(), 128 - 16 - 4);
+        assert_eq!(free(), 256 - 32 - 8);
         drop(items);
-        assert_eq!(free(), 128);
+        assert_eq!(free(), 256);
     }
 }

@@ -183,16 +183,16 @@ async fn answer(
     let trace = parts.extensions.get::<Trace>().cloned().unwrap_or_else(|| Trace::of(&parts.headers));
     let sets = parts.extensions.get::<&'static Alias>().map_or(&[][..], |alias| alias.sets);
     let body = read_body(operation, &parts.headers, body, sets).await?;
-    let mut call = Call { state, operation, principal, trace, headers, path_id, path_name, query, page, body, now };
+    // What is given out needs nothing of what was sent.
+    let call =
+        Call { state, operation, principal, trace, headers, path_id, path_name, query, page, body: Value::Null, now };
     if operation.kind == crate::operation::Kind::Command {
         call.query.clone().typed::<crate::extract::query::Nothing>()?;
     }
-    let mut answer = (operation.handler)(call.clone()).await?;
+    let mut answer = (operation.handler)(Call { body, ..call.clone() }).await?;
     call.show(&mut answer.body).await?;
     answer = call.give(answer).await?;
     let later = answer.later.take().map(|later| -> Later {
-        // Whoever waits need not hold what was sent.
-        call.body = Value::Null;
         Box::pin(async move {
             let mut answer = later.await?;
             call.show(&mut answer.body).await?;

@@ -208,7 +208,7 @@ impl<A: Resource> Of<A> {
                 .rate(RateClass::Batch)
                 .body::<I>(|| serde_json::json!({ "items": [I::example()] }))
                 .answers(schema::batched::<A>)
-                .handled(|call| async move { write::batch::<A, I>(&call).await });
+                .handled(|call| async move { write::batch::<A, I>(call).await });
         if let Some(body) = &mut operation.body {
             body.schema = |generator| schema::batch_of(generator, |generator| generator.subschema_for::<I>());
         }

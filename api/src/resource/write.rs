@@ -147,9 +147,10 @@ const SHOWN_AT_A_TIME: usize = 16;
 type Item<A> = Result<Receipt<A>, Problem>;
 
 /// Creates many; one bad item harms no other.
-pub(super) async fn batch<A: Resource, I: Intent<A>>(call: &Call) -> Result<Answer, Problem> {
+pub(super) async fn batch<A: Resource, I: Intent<A>>(mut call: Call) -> Result<Answer, Problem> {
     let begun = Instant::now();
-    let items = items(call.body.clone())?;
+    let items = items(std::mem::take(&mut call.body))?;
+    let call = &call;
     let mut outcomes: Vec<Option<Item<A>>> = items.iter().map(|_| None).collect();
     let mut keys = Vec::with_capacity(items.len());
     for (index, item) in items.iter().enumerate() {
