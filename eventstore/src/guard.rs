@@ -27,8 +27,6 @@ pub(crate) struct Known {
     /// The last position that is known to be committed.
     pub(crate) position: i64,
     pub(crate) epoch: i64,
-    /// How often it was noticed that this process appended, and that another one did. Rather too often than not at all.
-    pub(crate) appends: (u64, u64),
     server: Option<String>,
     pub(crate) incarnations: Incarnations,
 }
@@ -43,14 +41,11 @@ impl Known {
         HighWater { incarnation: self.incarnations.newest().id, position: self.position }
     }
 
-    /// `own` are the last of these positions that this process appended itself.
-    fn raise(&mut self, position: i64, epoch: i64, own: i64) -> bool {
+    fn raise(&mut self, position: i64, epoch: i64) -> bool {
         // What was heard in another life says nothing about this one.
         if life(epoch) != self.incarnations.newest().id || (position <= self.position && epoch <= self.epoch) {
             return false;
         }
-        self.appends.0 += u64::from(own > 0);
-        self.appends.1 += u64::from(position - own > self.position);
         (self.position, self.epoch) = (position.max(self.position), epoch.max(self.epoch));
         true
     }
@@ -85,12 +80,7 @@ impl Guard {
 
     /// Notes what was committed or read under an epoch; false where it fits no log that this process knows.
     pub(crate) fn learn(&self, position: i64, epoch: i64) -> bool {
-        self.appended(position, epoch, 0)
-    }
-
-    /// The same of what ends with so many events of this process's own.
-    pub(crate) fn appended(&self, position: i64, epoch: i64, own: i64) -> bool {
-        self.known.send_if_modified(|known| known.raise(position, epoch, own));
+        self.known.send_if_modified(|known| known.raise(position, epoch));
         life(epoch) == self.known().incarnations.newest().id
     }
 

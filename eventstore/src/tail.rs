@@ -19,8 +19,6 @@ const QUIET: Duration = Duration::from_secs(2);
 const ANSWERS: Duration = Duration::from_secs(5);
 /// How many times less often.
 const QUIET_POLLS: u32 = 5;
-/// How many looks in a row this process's own appends make needless: their answers say where the log ends.
-const NEEDLESS: u32 = 3;
 
 /// A handle; clones share what is known.
 #[derive(Clone, Debug)]
@@ -46,14 +44,8 @@ impl Tail {
         let tail = Self { eye: eye.clone(), _poller: Arc::new(stop.clone().drop_guard()) };
         tokio::spawn(async move {
             let (mut seen, mut moved, mut pause) = (tail_end(&eye), Instant::now(), poll);
-            let (mut appended, mut needless) = (0, 0);
             while stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
-                let own = eye.guard.known().appends.0;
-                needless = if own != appended && needless < NEEDLESS { needless + 1 } else { 0 };
-                appended = own;
-                if needless == 0
-                    && let Err(error) = eye.look().await
-                {
+                if let Err(error) = eye.look().await {
                     tracing::debug!(error = chain(&error), "the head can't be looked at");
                 }
                 // Also what this process appended itself is a sign that others may.
@@ -86,16 +78,6 @@ impl Tail {
     /// has a place in the log of its own also listens to [`incarnation_past`](Self::incarnation_past).
     pub async fn past(&self, position: i64) -> i64 {
         self.once(|known| (known.position > position).then_some(known.position)).await
-    }
-
-    /// How often it was noticed that another process appended; perhaps too often.
-    pub fn foreign_appends(&self) -> u64 {
-        self.eye.guard.known().appends.1
-    }
-
-    /// Waits until another process has appended once more than that.
-    pub async fn foreign_appends_past(&self, seen: u64) {
-        self.once(|known| (known.appends.1 > seen).then_some(known.position)).await;
     }
 
     /// Waits until the epoch has risen above `epoch`, and gives it.
@@ -133,11 +115,6 @@ impl Tail {
 
     pub(crate) fn epoch(&self) -> i64 {
         self.eye.guard.known().epoch
-    }
-
-    /// Notes what was committed under an epoch, and that the last so many events are this process's own.
-    pub(crate) fn appended(&self, position: i64, epoch: i64, own: i64) {
-        self.eye.guard.appended(position, epoch, own);
     }
 
     /// Notes what was committed or read under an epoch.

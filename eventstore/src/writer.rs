@@ -262,8 +262,7 @@ impl Worker {
 
     fn answer(&mut self, jobs: &[&Job], epoch: i64, committed: Vec<Committed>) {
         if let Some(last) = committed.iter().max_by_key(|c| c.position) {
-            let own: usize = jobs.iter().map(|job| job.append.event_count()).sum();
-            self.tail.appended(last.position, epoch, own as i64);
+            self.tail.learn(last.position, epoch);
         }
         for (job, committed) in jobs.iter().zip(committed) {
             job.settle(Ok(committed));

@@ -119,13 +119,23 @@ impl ApiKeys {
     }
 }
 
+/// The key that a request names, in whichever header. One that names two might be read as either by what stands before us.
 fn credential(headers: &HeaderMap) -> Result<&str, Problem> {
-    let unauthenticated = || challenge(Problem::of(codes::UNAUTHENTICATED));
-    if let Some(value) = headers.get(header::AUTHORIZATION) {
-        let (scheme, key) = value.to_str().ok().and_then(|text| text.split_once(' ')).ok_or_else(unauthenticated)?;
-        return if scheme.eq_ignore_ascii_case("bearer") { Ok(key.trim()) } else { Err(unauthenticated()) };
+    fn text(value: &HeaderValue) -> Option<&str> {
+        value.to_str().ok()
     }
-    headers.get("x-api-key").and_then(|value| value.to_str().ok()).map(str::trim).ok_or_else(unauthenticated)
+    fn bearer(value: &HeaderValue) -> Option<&str> {
+        let (scheme, key) = text(value)?.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then_some(key)
+    }
+    let bearers = headers.get_all(header::AUTHORIZATION).iter().map(bearer);
+    let mut keys = bearers.chain(headers.get_all("x-api-key").iter().map(text)).map(|key| key.map(str::trim));
+    let Some(Some(key)) = keys.next() else { return Err(challenge(Problem::of(codes::UNAUTHENTICATED))) };
+    if keys.any(|other| other != Some(key)) {
+        let detail = "The request names more than one credential. Send one API key, once.";
+        return Err(challenge(Problem::new(codes::UNAUTHENTICATED, detail)));
+    }
+    Ok(key)
 }
 
 fn challenge(problem: Problem) -> Problem {
@@ -149,5 +159,27 @@ mod tests {
         assert_eq!(of("authorization", "Basic k"), Err("unauthenticated"));
         assert_eq!(of("authorization", "k"), Err("unauthenticated"));
         assert_eq!(credential(&HeaderMap::new()).unwrap_err().code(), codes::UNAUTHENTICATED);
+    }
+
+    #[test]
+    fn whoever_names_two_keys_is_nobody() {
+        let of = |given: &[(&'static str, &'static str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in given {
+                headers.append(*name, value.parse().unwrap());
+            }
+            credential(&headers).map(str::to_owned).map_err(|problem| problem.code().code)
+        };
+        assert_eq!(of(&[("authorization", "Bearer k"), ("x-api-key", "k")]), Ok("k".into()));
+        assert_eq!(of(&[("authorization", "Bearer k"), ("authorization", "Bearer k")]), Ok("k".into()));
+        for two in [
+            [("authorization", "Bearer k"), ("authorization", "Bearer l")],
+            [("authorization", "Bearer k"), ("authorization", "Basic k")],
+            [("authorization", "Basic k"), ("x-api-key", "k")],
+            [("authorization", "Bearer k"), ("x-api-key", "l")],
+            [("x-api-key", "k"), ("x-api-key", "l")],
+        ] {
+            assert_eq!(of(&two), Err("unauthenticated"), "{two:?}");
+        }
     }
 }

@@ -117,7 +117,7 @@ pub(super) async fn host(host: Arc<Host>, kind: &'static Kind) {
     while !stop.is_cancelled() {
         bell.mark_unchanged();
         visits.begin_again(&host, kind);
-        let (seen, looked) = (store.tail().foreign_appends(), Instant::now());
+        let (seen, looked) = (store.tail().position(), Instant::now());
         let limit = CLAIMS.min(kind.room.saturating_sub(visits.tasks.len() + visits.again.len()));
         let mut more = limit == 0;
         let mut rest = PAUSE;
@@ -144,7 +144,7 @@ pub(super) async fn host(host: Arc<Host>, kind: &'static Kind) {
                 }
                 _ = bell.changed() => break,
                 () = async {
-                    store.tail().foreign_appends_past(seen).await;
+                    store.tail().past(seen).await;
                     tokio::time::sleep_until(looked + PACE).await;
                 } => break,
                 () = tokio::time::sleep_until(looked + rest) => break,
