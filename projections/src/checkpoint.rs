@@ -263,6 +263,9 @@ impl Moves {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::analytics::sales::ANALYTICS_SALES;
+    use crate::generations::prepare;
+    use crate::test_support::House;
 
     #[test]
     fn slots_follow_their_partitions() {
@@ -291,5 +294,26 @@ mod tests {
         assert_eq!((moves.slots.as_slice(), moves.new.as_slice()), (&[0, 1][..], &[7, STALE + 1][..]));
         checkpoints.committed(&moves);
         assert!(checkpoints.moves(&[], Slots::default(), true).is_empty());
+    }
+
+    #[tokio::test]
+    async fn of_two_who_have_seen_the_same_checkpoints_one_passes_the_fence() {
+        let Some(house) = House::open().await else { return };
+        let mut conn = house.projector().await;
+        prepare(ANALYTICS_SALES, 1, &mut conn).await.unwrap();
+        let mut two = [(); 2].map(|()| Checkpoints::new(ANALYTICS_SALES, 1, 1));
+        for checkpoints in &mut two {
+            checkpoints.slots = Slots::ALL;
+            checkpoints.load(&mut conn).await.unwrap();
+        }
+        let [mut one, other] = two;
+        let moves = |of: &Checkpoints, position| of.moves(&[(7, position)], Slots::default(), false);
+        let first = moves(&one, 5);
+        assert_eq!(one.fence(&first, &[], &mut conn).await.unwrap(), Fence::Passed);
+        one.committed(&first);
+        assert_eq!(other.fence(&moves(&other, 6), &[], &mut conn).await.unwrap(), Fence::Closed);
+        assert_eq!(one.fence(&moves(&one, 6), &[], &mut conn).await.unwrap(), Fence::Passed);
+        drop(conn);
+        house.close().await;
     }
 }

@@ -136,7 +136,7 @@ impl House {
     }
 
     /// A connection of the projectors.
-    async fn projector(&self) -> PgConnection {
+    pub(crate) async fn projector(&self) -> PgConnection {
         PgConnection::connect_with(&self.dsn.options(Role::Projector).unwrap()).await.unwrap()
     }
 
