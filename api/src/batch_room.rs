@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
 
-/// How many items are carried out at a time in a process: with half as many an import takes a quarter longer, twice as
-/// many take more memory, and their commits hold the head of the log, which all processes share, for longer.
+/// How many items are carried out at a time in a process: an import is slower with 128, and with 512 takes more memory
+/// and holds the head of the log, which all processes share, for longer (docs/decisions/0030-imports-leave-room.md).
 pub const ITEMS_AT_A_TIME: u32 = 256;
 /// How many while others ask, too, by how old the batch is: few, at the price of the import's speed (docs/performance.md),
 /// and more the less time is left, for a batch must be answered like any request.

@@ -146,32 +146,29 @@ fn challenge(problem: Problem) -> Problem {
 mod tests {
     use super::*;
 
+    /// The key of a request with these headers, or the code of the problem.
+    fn key_of(given: &[(&'static str, &'static str)]) -> Result<String, &'static str> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in given {
+            headers.append(*name, value.parse().unwrap());
+        }
+        credential(&headers).map(str::to_owned).map_err(|problem| problem.code().code)
+    }
+
     #[test]
     fn a_key_comes_in_either_header() {
-        let of = |name: &'static str, value: &'static str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(name, value.parse().unwrap());
-            credential(&headers).map(str::to_owned).map_err(|problem| problem.code().code)
-        };
-        assert_eq!(of("authorization", "Bearer k"), Ok("k".into()));
-        assert_eq!(of("authorization", "bearer k"), Ok("k".into()));
-        assert_eq!(of("x-api-key", "k"), Ok("k".into()));
-        assert_eq!(of("authorization", "Basic k"), Err("unauthenticated"));
-        assert_eq!(of("authorization", "k"), Err("unauthenticated"));
-        assert_eq!(credential(&HeaderMap::new()).unwrap_err().code(), codes::UNAUTHENTICATED);
+        assert_eq!(key_of(&[("authorization", "Bearer k")]), Ok("k".into()));
+        assert_eq!(key_of(&[("authorization", "bearer k")]), Ok("k".into()));
+        assert_eq!(key_of(&[("x-api-key", "k")]), Ok("k".into()));
+        assert_eq!(key_of(&[("authorization", "Basic k")]), Err("unauthenticated"));
+        assert_eq!(key_of(&[("authorization", "k")]), Err("unauthenticated"));
+        assert_eq!(key_of(&[]), Err("unauthenticated"));
     }
 
     #[test]
     fn whoever_names_two_keys_is_nobody() {
-        let of = |given: &[(&'static str, &'static str)]| {
-            let mut headers = HeaderMap::new();
-            for (name, value) in given {
-                headers.append(*name, value.parse().unwrap());
-            }
-            credential(&headers).map(str::to_owned).map_err(|problem| problem.code().code)
-        };
-        assert_eq!(of(&[("authorization", "Bearer k"), ("x-api-key", "k")]), Ok("k".into()));
-        assert_eq!(of(&[("authorization", "Bearer k"), ("authorization", "Bearer k")]), Ok("k".into()));
+        assert_eq!(key_of(&[("authorization", "Bearer k"), ("x-api-key", "k")]), Ok("k".into()));
+        assert_eq!(key_of(&[("authorization", "Bearer k"), ("authorization", "Bearer k")]), Ok("k".into()));
         for two in [
             [("authorization", "Bearer k"), ("authorization", "Bearer l")],
             [("authorization", "Bearer k"), ("authorization", "Basic k")],
@@ -179,7 +176,7 @@ mod tests {
             [("authorization", "Bearer k"), ("x-api-key", "l")],
             [("x-api-key", "k"), ("x-api-key", "l")],
         ] {
-            assert_eq!(of(&two), Err("unauthenticated"), "{two:?}");
+            assert_eq!(key_of(&two), Err("unauthenticated"), "{two:?}");
         }
     }
 }
