@@ -54,7 +54,7 @@ codes! {
         "An `Idempotency-Key` has 1 to 255 printable ASCII characters, bare or in double quotes.";
     BAD_REQUEST = 400 "bad-request", "A header can't be understood",
         "A header of the request does not have the form that this API documents. The detail names it.";
-    UNAUTHENTICATED = 401 "unauthenticated", "No credential was sent",
+    UNAUTHENTICATED = 401 "unauthenticated", "The request names no API key, or more than one",
         "Send an API key as `Authorization: Bearer <key>` or `X-API-Key: <key>`.";
     INVALID_API_KEY = 401 "invalid-api-key", "The API key is not valid",
         "The key is mistyped, unknown or revoked. Create another one, or check which one is deployed.";

@@ -176,7 +176,12 @@ impl<'e> Looks<'e> {
             }
         });
         let (made, parts) = made.ok_or("has a pattern for `matches` that is too large")?;
-        let made = made.map_err(|error| format!("has a pattern for `matches` that is none: {error}"))?;
+        let made = made.map_err(|error| {
+            // The lines before it draw the pattern.
+            let (drawn, why) = (error.to_string(), "a pattern for `matches` that is none");
+            let last = drawn.lines().last().unwrap_or_default();
+            format!("has {why}: {}", last.strip_prefix("error: ").unwrap_or(last))
+        })?;
         self.parts += parts;
         self.patterns.insert(pattern.inner().to_owned(), made);
         Ok(())
