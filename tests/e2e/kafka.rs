@@ -22,6 +22,8 @@ use crate::topic::{Published, Topic};
 
 tests![
     a_leader_that_is_killed_or_hangs_is_taken_over,
+    a_projector_that_is_killed_or_hangs_is_taken_over,
+    without_kafka_a_projector_that_is_killed_or_hangs_is_taken_over,
     lists_go_on_while_kafka_is_away,
     a_topic_that_is_not_as_it_should_be_is_named_and_worked_with,
     a_topic_that_cannot_be_worked_with_is_named,
@@ -144,6 +146,69 @@ async fn a_leader_that_is_killed_or_hangs_is_taken_over(_: &House) {
         assert_eq!(relay.end().await, 0);
     }
     assert_eq!(serve.end().await, 0);
+    lodging.leave().await;
+}
+
+async fn a_projector_that_is_killed_or_hangs_is_taken_over(_: &House) {
+    // Kafka gives up a member that it has not heard of for six seconds.
+    projectors_are_taken_over(&[], Duration::from_secs(9)).await;
+}
+
+async fn without_kafka_a_projector_that_is_killed_or_hangs_is_taken_over(_: &House) {
+    projectors_are_taken_over(&[("ANNALS_KAFKA_BROKERS", "")], Duration::from_secs(5)).await;
+}
+
+/// Two processes share the slots, and of these one is lost: whose slots those were is seen again by all tenants.
+async fn projectors_are_taken_over(kafka: &[(&str, &str)], within: Duration) {
+    let lodging = Lodging::new().await;
+    let start = |role| {
+        let address = lodging.free_address();
+        let settings: Vec<_> = kafka.iter().copied().chain([("ANNALS_LISTEN", address.as_str())]).collect();
+        (Running::start(&lodging, role, &settings), address)
+    };
+    let serve = Running::start(&lodging, "serve", kafka);
+    let relay = kafka.is_empty().then(|| start("relay").0);
+    let mut tenants = vec![lodging.tenant().await];
+    ready(&tenants[0]).await;
+    for _ in 1..8 {
+        tenants.push(lodging.tenant().await);
+    }
+    let mut projectors = std::collections::VecDeque::from([start("project"), start("project")]);
+    let first = tenants[0].post("/customers", &json!({})).expect(201).await;
+    answered(|| tenants[0].get("/customers").after(&first)).await;
+    let mut took = Vec::new();
+    for round in 0..4 {
+        let live = |runner: &Value| runner["state"] == "live" && (1..64).contains(&runner["slots"].as_i64().unwrap());
+        let shared = |shown: &Value| {
+            let runners = shown["runners"].as_array().unwrap();
+            runners.len() == 2 && runners.iter().all(live)
+        };
+        tenants[0].until("/admin/projections/commerce_customers", shared).await;
+        let (was, address) = projectors.pop_front().unwrap();
+        let stopped = round % 2 == 1;
+        was.signal(if stopped { "STOP" } else { "KILL" });
+        let begun = Instant::now();
+        let seen = tenants.iter().map(|tenant| async move {
+            let made = tenant.post("/customers", &json!({})).expect(201).await;
+            answered(|| tenant.get("/customers?limit=1").after(&made)).await
+        });
+        futures::future::join_all(seen).await;
+        took.push(begun.elapsed());
+        if stopped {
+            was.signal("CONT");
+            projectors.push_back((was, address));
+        } else {
+            projectors.push_back(start("project"));
+        }
+    }
+    eprintln!("projectors were taken over from in {took:?}");
+    assert!(took.iter().all(|took| *took < within), "{took:?}");
+    for (projector, _) in projectors {
+        assert_eq!(projector.end().await, 0);
+    }
+    for process in relay.into_iter().chain([serve]) {
+        assert_eq!(process.end().await, 0);
+    }
     lodging.leave().await;
 }
 
